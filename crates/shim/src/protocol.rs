@@ -1,0 +1,154 @@
+//! What daemon and shim say to each other, over one stream socket: a frame is a little-endian u32 length and that many
+//! bytes of JSON; descriptors travel as SCM_RIGHTS with the frame's first byte. JSON with serde defaults, because after an upgrade
+//! a newer daemon talks to shims of an older one. The launch request alone is postcard: it is always read by the same binary.
+//!
+//! | daemon says | shim answers | later |
+//! |---|---|---|
+//! | `Launch` (first frame, postcard) | `Started` + pidfd, or `LaunchFailed` and the shim ends | `Exited` |
+//! | `Attach` + socket | `Done` | the socket carries frames until the daemon closes it or the container has ended |
+//! | `Exec` (+ socket) | `ExecStarted` or `Failed` | `ExecExited` |
+//! | `Resize`, `ExecResize`, `ExecSignal` | `Done` or `Failed` | |
+//! | `Release` | nothing: the shim removes cgroups, socket and itself | |
+//! | (connects again to `shim.sock`) | `Hello` | as before |
+
+use std::path::PathBuf;
+
+pub use longshore_launcher::plan::{LaunchFailure, LaunchFailureKind, LaunchPlan, ProcessPlan};
+use serde::{Deserialize, Serialize};
+
+/// Version of this table; a shim says its own in `Hello`.
+pub const PROTOCOL: u32 = 1;
+
+/// The first frame that a new shim reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LaunchRequest {
+    pub plan: LaunchPlan,
+    /// `<exec-root>/containers/<id>`: exists; the shim makes `shim.sock` in it, and `exit.json` when the container has ended.
+    pub run_dir: PathBuf,
+    pub log: LogPlan,
+    /// `StdinOnce`: the first attached client's end of input closes the container's stdin.
+    pub stdin_once: bool,
+}
+
+/// Where the container's output goes besides attached clients.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum LogPlan {
+    None,
+    /// Docker's json-file: one `{"log":...,"stream":...,"time":...}` a line, rotated to `.1`, `.2`...
+    JsonFile {
+        path: PathBuf,
+        /// Bytes a file; 0 never rotates.
+        max_size: u64,
+        /// Files kept, 1 at least.
+        max_file: u32,
+        compress: bool,
+        /// The `attrs` object of each line as JSON text (labels, env, tag options); empty for none.
+        attrs: String,
+    },
+}
+
+/// From the daemon to the shim.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Echoed in the answer.
+    pub id: u64,
+    pub body: RequestBody,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// Joins a client; the frame carries one stream socket. To the client the shim writes Docker's multiplexed frames
+    /// (`[stream 1|2, 0, 0, 0, length big-endian u32]` + bytes) or, with a terminal, raw bytes. What the client writes goes
+    /// to stdin when `stdin`; its shutdown is end of input.
+    Attach {
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    },
+    /// Runs one more process; the frame carries one stream socket unless detached (`stdio` false).
+    Exec {
+        exec_id: String,
+        process: Box<ProcessPlan>,
+        stdio: bool,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+        cgroup_path: String,
+    },
+    Resize {
+        rows: u16,
+        columns: u16,
+    },
+    ExecResize {
+        exec_id: String,
+        rows: u16,
+        columns: u16,
+    },
+    /// Signal to an exec's process.
+    ExecSignal {
+        exec_id: String,
+        signal: i32,
+    },
+    /// The exit is recorded: clean up and end.
+    Release,
+}
+
+/// From the shim to the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// First word on every new connection after the launch.
+    Hello {
+        protocol: u32,
+        container: String,
+        pid: i32,
+        start_time: u64,
+        exited: Option<Exit>,
+        execs: Vec<ExecState>,
+    },
+    /// Carries the pidfd of the container's first process.
+    Started {
+        pid: i32,
+        start_time: u64,
+    },
+    LaunchFailed(LaunchFailure),
+    /// The first process has ended and all its output is written to log and clients.
+    Exited(Exit),
+    ExecStarted {
+        id: u64,
+        exec_id: String,
+        pid: i32,
+    },
+    ExecExited {
+        exec_id: String,
+        code: i32,
+    },
+    Done {
+        id: u64,
+    },
+    Failed {
+        id: u64,
+        failure: LaunchFailure,
+    },
+    /// Something the operator should know (a log that cannot be written).
+    Warning {
+        text: String,
+    },
+}
+
+/// How a container ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// 0 to 255; 128 + n for death by signal n.
+    pub code: i32,
+    pub oom_killed: bool,
+    /// Nanoseconds since the epoch.
+    pub time_nano: i64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExecState {
+    pub exec_id: String,
+    pub pid: i32,
+    /// None while it runs.
+    pub code: Option<i32>,
+}
