@@ -6,6 +6,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod mount;
+pub mod port;
 pub mod reference;
 pub mod signal;
 pub mod time;

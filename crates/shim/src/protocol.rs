@@ -13,7 +13,7 @@
 
 use std::path::PathBuf;
 
-pub use longshore_launcher::plan::{LaunchFailure, LaunchFailureKind, LaunchPlan, ProcessPlan};
+pub use longshore_launcher::plan::*;
 use serde::{Deserialize, Serialize};
 
 /// Version of this table; a shim says its own in `Hello`.
