@@ -1,3 +1,23 @@
-//! System calls that rustix lacks, and netlink. The only crate with `unsafe`; descriptors go in and out as owned or borrowed types.
+//! The kernel calls that rustix lacks, as safe functions over owned and borrowed descriptors.
+//!
+//! This is the only crate that says `unsafe`. Errors are `std::io::Error` carrying the errno.
 
+pub mod bpf;
+pub mod clone;
+pub mod exec;
+pub mod mount;
+pub mod namespace;
 pub mod netlink;
+pub mod process;
+pub mod seccomp;
+
+use std::io;
+
+/// The result of a raw system call: -1 becomes the errno.
+pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}

@@ -1,0 +1,104 @@
+//! clone3(2) as a fork with extra flags.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+/// `struct clone_args` of the kernel, version 2 (88 bytes).
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// A child made by [`clone_process`].
+#[derive(Debug)]
+pub struct Child {
+    pub pid: i32,
+    /// Close-on-exec, as every pidfd.
+    pub pidfd: OwnedFd,
+}
+
+/// What a clone may add to a plain fork.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CloneOptions<'a> {
+    /// `CLONE_NEW*` flags; flags that share memory, files or handlers with the parent are refused.
+    pub namespaces: u64,
+    /// The child is born in this cgroup2 directory.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The child becomes a sibling: its parent is the caller's parent.
+    pub sibling: bool,
+}
+
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// True when the calling process has one thread only.
+pub fn single_threaded() -> bool {
+    // SAFETY: unshare with CLONE_THREAD alone changes nothing: the kernel only checks that the thread group is empty.
+    unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
+}
+
+/// Forks with the given additions and runs `child` in the copy; what it returns becomes the copy's exit code.
+/// A panic in the copy exits with 101 and never unwinds into the caller's frames.
+///
+/// # Errors
+/// `EINVAL` when the process has more than one thread (the copy would inherit locks that nobody releases) or when a flag
+/// is no namespace; else what clone3(2) says.
+pub fn clone_process(options: &CloneOptions<'_>, child: impl FnOnce() -> i32) -> io::Result<Child> {
+    if options.namespaces & !NAMESPACES != 0 || !single_threaded() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut pidfd: libc::c_int = -1;
+    let mut args = CloneArgs {
+        flags: options.namespaces | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if options.sibling {
+        args.flags |= libc::CLONE_PARENT as u64;
+        args.exit_signal = 0;
+    }
+    if let Some(cgroup) = options.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is a whole clone_args whose pidfd points at a live int; no CLONE_VM, so the child runs on its own copy
+    // of this stack, and the process has one thread, so no lock of the allocator is held in the copy.
+    let pid = crate::check(unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut args,
+            std::mem::size_of::<CloneArgs>(),
+        )
+    })?;
+    if pid == 0 {
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101);
+        // SAFETY: _exit ends the copy without running the caller's destructors and atexit handlers.
+        unsafe { libc::_exit(code) }
+    }
+    // SAFETY: clone3 succeeded with CLONE_PIDFD: the kernel stored a fresh descriptor that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child {
+        pid: pid as i32,
+        pidfd,
+    })
+}
