@@ -2,14 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::Receiver,
-    },
+    sync::{Arc, atomic::AtomicBool, mpsc::Receiver},
 };
 
-use crate::records::Database;
+use crate::{records::Database, trash};
 
 /// One piece of background work.
 pub enum Chore {
@@ -17,6 +13,8 @@ pub enum Chore {
     Trash,
     /// Write SQLite's log back into the database file.
     Checkpoint,
+    /// End the thread: the store is being closed.
+    Stop,
 }
 
 pub struct Housekeeper {
@@ -27,40 +25,23 @@ pub struct Housekeeper {
 }
 
 impl Housekeeper {
-    /// Runs until every sender is gone.
+    /// Runs until it is told to stop.
     pub fn run(self, chores: &Receiver<Chore>) {
         while let Ok(first) = chores.recv() {
-            let (mut trash, mut checkpoint) = (false, false);
+            let (mut empty_trash, mut checkpoint) = (false, false);
             for chore in std::iter::once(first).chain(chores.try_iter()) {
                 match chore {
-                    Chore::Trash => trash = true,
+                    Chore::Trash => empty_trash = true,
                     Chore::Checkpoint => checkpoint = true,
+                    Chore::Stop => return,
                 }
             }
             if checkpoint {
                 // Tried again after the next few hundred pages.
                 let _ = self.database.checkpoint();
             }
-            if trash {
-                self.empty_trash();
-            }
-        }
-    }
-
-    /// Deletes everything in the trash, as far as it can. What stays is tried again at the next start.
-    fn empty_trash(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.trash) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            if self.stopping.load(Ordering::Relaxed) {
-                return;
-            }
-            let path = entry.path();
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                let _ = std::fs::remove_dir_all(&path);
-            } else {
-                let _ = std::fs::remove_file(&path);
+            if empty_trash {
+                trash::empty(&self.trash, &self.stopping);
             }
         }
     }

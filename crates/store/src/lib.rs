@@ -1,10 +1,17 @@
 //! What the engine keeps on disk: records and the event journal (SQLite), blobs, layers, containers' directories,
 //! volumes. Blocking code: callers bring their own threads. The layout is in docs/decisions/0003-store-layout.md.
 
+mod containers;
+pub mod durable;
 mod housekeeper;
 mod lock;
 mod records;
 mod store;
+mod trash;
+mod usage;
+mod volumes;
 
+pub use containers::{ContainerDirs, Containers};
 pub use records::{Batch, Durability, EventRange, NewEvent, Quarantined, Table};
 pub use store::{OpenReport, Store};
+pub use volumes::Volumes;

@@ -14,12 +14,15 @@ use longshore_model::{Error, Event, Result};
 use rusqlite::Connection;
 
 use crate::{
+    containers::Containers,
     housekeeper::{Chore, Housekeeper},
     lock::Lock,
     records::{
         Batch, Database, Done, Durability, EventRange, Job, OnCommit, Opened, Quarantined, Table,
         Writer, read_events, sql_error,
     },
+    trash::Trash,
+    volumes::Volumes,
 };
 
 /// What opening found; worth a line in the log each.
@@ -41,10 +44,12 @@ pub struct Store {
 
 struct Inner {
     root: PathBuf,
+    containers: Containers,
+    volumes: Volumes,
     jobs: Option<Sender<Job>>,
     reader: Mutex<Connection>,
     last_seq: Arc<AtomicU64>,
-    chores: Option<Sender<Chore>>,
+    chores: Sender<Chore>,
     stopping: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     /// Given back when the last connection is closed.
@@ -86,12 +91,16 @@ impl Store {
             spawn("store-writer", move || writer.run(&job_queue))?,
             spawn("store-chores", move || housekeeper.run(&chore_queue))?,
         ];
+        let trash = Trash::new(data_root, chores.clone());
+        let _ = chores.send(Chore::Trash);
         let inner = Inner {
             root: data_root.to_owned(),
+            containers: Containers::new(data_root, trash.clone()),
+            volumes: Volumes::new(data_root, trash.clone()),
             jobs: Some(jobs),
             reader: Mutex::new(reader),
             last_seq,
-            chores: Some(chores),
+            chores,
             stopping,
             threads,
             _lock: lock,
@@ -99,7 +108,6 @@ impl Store {
         let store = Self {
             inner: Arc::new(inner),
         };
-        store.chore(Chore::Trash);
         Ok((store, report))
     }
 
@@ -186,10 +194,14 @@ impl Store {
         &self.inner.root
     }
 
-    pub(crate) fn chore(&self, chore: Chore) {
-        if let Some(chores) = &self.inner.chores {
-            let _ = chores.send(chore);
-        }
+    /// Containers' directories.
+    pub fn containers(&self) -> &Containers {
+        &self.inner.containers
+    }
+
+    /// Local volumes' directories.
+    pub fn volumes(&self) -> &Volumes {
+        &self.inner.volumes
     }
 
     fn reader(&self) -> MutexGuard<'_, Connection> {
@@ -205,7 +217,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         drop(self.jobs.take());
-        drop(self.chores.take());
+        let _ = self.chores.send(Chore::Stop);
         for handle in self.threads.drain(..) {
             // The last clone may die in a callback on the writer thread itself.
             if handle.thread().id() != thread::current().id() {

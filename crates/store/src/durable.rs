@@ -1,0 +1,87 @@
+//! The only writer of durable files: a temporary file, fsync, rename, fsync of the folder.
+//! A reader sees the old content or the new, never half of it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use longshore_model::{Error, Result, id};
+
+/// How much a file must outlive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlive {
+    /// A power cut.
+    PowerCut,
+    /// The daemon. For files that are made anew after a reboot anyway (a container's hosts, hostname, resolv.conf).
+    Daemon,
+}
+
+/// Puts a file with this content in place of `path`.
+///
+/// # Errors
+/// The failed step; the old file is then still there.
+pub fn replace(path: &Path, content: &[u8], mode: u32, outlive: Outlive) -> Result<()> {
+    let folder = path
+        .parent()
+        .ok_or_else(|| Error::system(format!("{} has no folder", path.display())))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{}", &id::random_hex()[..12]));
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode))?;
+        if outlive == Outlive::PowerCut {
+            file.sync_data()?;
+        }
+        std::fs::rename(&temporary, path)?;
+        if outlive == Outlive::PowerCut {
+            sync_folder(folder)?;
+        }
+        Ok(())
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&temporary);
+        Error::io(format_args!("write {}", path.display()), e)
+    })
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Makes everything written below `root`'s file system durable: one call for the thousands of files of a layer.
+pub(crate) fn sync_file_system(root: &Path) -> Result<()> {
+    let sync = || -> std::io::Result<()> { Ok(rustix::fs::syncfs(File::open(root)?)?) };
+    sync().map_err(|e| Error::io(format_args!("syncfs {}", root.display()), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn replaces_content_and_mode_and_leaves_nothing_else() {
+        let folder = std::env::temp_dir().join(format!("durable-{}", id::random_hex()));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("f");
+        for (content, outlive) in [("one", Outlive::PowerCut), ("2", Outlive::Daemon)] {
+            replace(&path, content.as_bytes(), 0o640, outlive).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        }
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o640);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+        assert!(replace(&folder.join("no/f"), b"", 0o600, Outlive::Daemon).is_err());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
