@@ -2,14 +2,17 @@
 //!
 //! This is the only crate that says `unsafe`. Errors are `std::io::Error` carrying the errno.
 
+pub mod activation;
 pub mod bpf;
 pub mod clone;
 pub mod exec;
+pub mod malloc;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod process;
 pub mod seccomp;
+pub mod signal;
 
 use std::io;
 
