@@ -1,0 +1,589 @@
+//! The manager: what exists, and the order in which things are made and taken away.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use longshore_model::{
+    Error, Result,
+    id::{random_bytes, random_hex},
+};
+use longshore_sys::netlink;
+
+use crate::{
+    bridge, host,
+    ipam::Pool,
+    link::Links,
+    nft::{
+        Nft,
+        rules::{self, Element, Filtered, RuledBridge, Ruleset},
+    },
+    ports::{Ports, Taken, wildcard_addresses},
+    relay::Relay,
+    types::{Bridge, BridgeSpec, Endpoint, PortBinding, PublishedPort},
+    watch::Watcher,
+};
+
+/// How a manager is set up.
+pub struct ManagerConfig {
+    /// Name of the nf_tables table: `longshore`, or `longshore-<bridge>` for an engine with a bridge of its own.
+    pub name: String,
+    /// Switch IP forwarding on (`--ip-forward`, on by default).
+    pub ip_forward: bool,
+    /// Where a port without host address is published; None: on all addresses, IPv4 and IPv6.
+    pub default_ip: Option<IpAddr>,
+    /// Told, from the watcher's thread, when rules had to be repaired, and other things the operator should know.
+    pub on_repair: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// Networks of one engine. All calls block for microseconds to some milliseconds and may come from any thread.
+pub struct Manager {
+    config: ManagerConfig,
+    state: Mutex<State>,
+    relay: Relay,
+    watcher: Mutex<Option<Watcher>>,
+}
+
+struct State {
+    nft: Nft,
+    links: Links,
+    bridges: BTreeMap<String, Network>,
+    /// By endpoint id.
+    endpoints: HashMap<String, Attached>,
+    ports: Ports,
+    wildcard: Vec<IpAddr>,
+    /// The kernel has our rules. Until then an older engine's rules are left alone.
+    installed: bool,
+    guard: bool,
+    filtered: Filtered,
+    closed: bool,
+}
+
+/// A bridge with its addresses.
+pub(crate) struct Network {
+    pub spec: BridgeSpec,
+    pub bridge: Bridge,
+    pub pool: Pool,
+    pub pool6: Option<Pool>,
+    pub localnet: bool,
+}
+
+struct Attached {
+    endpoint: Endpoint,
+    published: Vec<PublishedPort>,
+}
+
+impl Manager {
+    /// Opens the sockets, switches forwarding on and starts the watcher. The rules of an engine that ran before stay in
+    /// force until [`Self::settle`], so that published ports work without a gap while containers are adopted.
+    ///
+    /// # Errors
+    /// No netlink, no nf_tables, or forwarding cannot be switched on.
+    pub fn open(config: ManagerConfig) -> Result<Arc<Self>> {
+        let mut nft = Nft::open(&config.name).map_err(|e| Error::io("cannot use nf_tables", e))?;
+        let links = Links::open().map_err(|e| Error::io("cannot use rtnetlink", e))?;
+        let mut guard = nft.has_chain(rules::GUARD);
+        if config.ip_forward {
+            guard |= host::forward_ipv4()?;
+        }
+        let own_port = nft.port();
+        let table = config.name.clone();
+        let manager = Arc::new(Self {
+            relay: Relay::new().map_err(|e| Error::io("cannot make an epoll", e))?,
+            state: Mutex::new(State {
+                nft,
+                links,
+                bridges: BTreeMap::new(),
+                endpoints: HashMap::new(),
+                ports: Ports::new(),
+                wildcard: wildcard_addresses(),
+                installed: false,
+                guard,
+                filtered: host::bridged_frames_are_filtered(),
+                closed: false,
+            }),
+            watcher: Mutex::default(),
+            config,
+        });
+        let watcher = Watcher::start(Arc::downgrade(&manager), table, own_port)?;
+        *lock(&manager.watcher) = Some(watcher);
+        Ok(manager)
+    }
+
+    /// Makes a bridge, or takes the one that is there, and gives it its address. Calling it again changes nothing.
+    ///
+    /// # Errors
+    /// The name belongs to another kind of link, no free address pool, or what the kernel answered.
+    pub fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<Bridge> {
+        let mut state = self.lock();
+        if let Some(known) = state.bridges.get(&spec.name) {
+            return Ok(known.bridge.clone());
+        }
+        let network = bridge::ensure(&mut state.links, spec, &self.config.name)?;
+        let bridge = network.bridge.clone();
+        if !network.localnet {
+            (self.config.on_repair)(&format!(
+                "cannot set route_localnet on {}: published ports on 127.0.0.1 go through the relay",
+                spec.name
+            ));
+        }
+        state.bridges.insert(spec.name.clone(), network);
+        if state.installed {
+            state.install().map_err(rules_failed)?;
+        }
+        Ok(bridge)
+    }
+
+    /// Forgets a bridge without endpoints and removes its link when we made it.
+    ///
+    /// # Errors
+    /// Unknown bridge, endpoints left, or what the kernel answered.
+    pub fn remove_bridge(&self, name: &str) -> Result<()> {
+        let mut state = self.lock();
+        if state.endpoints.values().any(|a| a.endpoint.bridge == name) {
+            return Err(Error::conflict(format!("bridge {name} has endpoints")));
+        }
+        let network = state.bridges.remove(name).ok_or_else(|| unknown(name))?;
+        if state.installed {
+            state.install().map_err(rules_failed)?;
+        }
+        if network.bridge.made {
+            state
+                .links
+                .remove(name)
+                .map_err(|e| link_failed("remove bridge", name, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Chooses addresses and names for a container on a bridge. Nothing is made in the kernel: the veth pair is the
+    /// launcher's work.
+    ///
+    /// # Errors
+    /// dockerd's texts for an empty pool, an address outside the subnet, one that is taken.
+    pub fn allocate(
+        &self,
+        bridge: &str,
+        wanted_ip: Option<IpAddr>,
+        wanted_mac: Option<[u8; 6]>,
+        owner: &str,
+    ) -> Result<Endpoint> {
+        let mut state = self.lock();
+        let endpoint_id = random_hex();
+        // The pool knows endpoints, not owners: a container may have two of them for a moment while it restarts.
+        let network = state
+            .bridges
+            .get_mut(bridge)
+            .ok_or_else(|| unknown(bridge))?;
+        let ip = take(
+            &mut network.pool,
+            wanted_ip.filter(IpAddr::is_ipv4),
+            &endpoint_id,
+        )?;
+        let ip6 = match &mut network.pool6 {
+            None => None,
+            Some(pool) => match take(pool, wanted_ip.filter(IpAddr::is_ipv6), &endpoint_id) {
+                Ok(IpAddr::V6(ip6)) => Some(ip6),
+                Ok(IpAddr::V4(_)) => None,
+                Err(error) => {
+                    network.pool.release(ip, &endpoint_id);
+                    return Err(error);
+                }
+            },
+        };
+        let info = &network.bridge;
+        let endpoint = Endpoint {
+            host_name: format!("veth{}", &random_hex()[..7]),
+            bridge: bridge.to_owned(),
+            bridge_index: info.index,
+            ip,
+            prefix: info.subnet.prefix,
+            gateway: info.gateway,
+            ip6,
+            prefix6: info.subnet6.map_or(0, |s| s.prefix),
+            gateway6: match info.gateway6 {
+                Some(IpAddr::V6(gateway)) => Some(gateway),
+                _ => None,
+            },
+            mac: wanted_mac.unwrap_or_else(random_mac),
+            mtu: info.mtu,
+            isolated: !network.spec.icc,
+            owner: owner.to_owned(),
+            endpoint_id,
+        };
+        state.endpoints.insert(
+            endpoint.endpoint_id.clone(),
+            Attached {
+                endpoint: endpoint.clone(),
+                published: Vec::new(),
+            },
+        );
+        Ok(endpoint)
+    }
+
+    /// Takes over an endpoint and its ports that were in force before the daemon restarted. A host port that another
+    /// process got hold of meanwhile is reported and stays published: the rules come before the socket.
+    ///
+    /// # Errors
+    /// Unknown bridge, or an address that another endpoint has.
+    pub fn adopt(&self, endpoint: &Endpoint, published: &[PublishedPort]) -> Result<()> {
+        let mut state = self.lock();
+        if state.endpoints.contains_key(&endpoint.endpoint_id) {
+            return Ok(());
+        }
+        let network = state
+            .bridges
+            .get_mut(&endpoint.bridge)
+            .ok_or_else(|| unknown(&endpoint.bridge))?;
+        network
+            .pool
+            .take_exactly(endpoint.ip, &endpoint.endpoint_id)?;
+        if let (Some(pool), Some(ip6)) = (&mut network.pool6, endpoint.ip6) {
+            // The subnet may have been changed; the container keeps what it has.
+            let _ = pool.take_exactly(ip6.into(), &endpoint.endpoint_id);
+        }
+        let mut kept = Vec::with_capacity(published.len());
+        for port in published {
+            match state.ports.take_back(port) {
+                Ok(socket) => self.serve(
+                    &mut state,
+                    endpoint,
+                    Taken {
+                        port: port.clone(),
+                        socket,
+                    },
+                ),
+                Err(error) => (self.config.on_repair)(&error.message),
+            }
+            kept.push(port.clone());
+        }
+        state.endpoints.insert(
+            endpoint.endpoint_id.clone(),
+            Attached {
+                endpoint: endpoint.clone(),
+                published: kept,
+            },
+        );
+        if state.installed {
+            let elements = elements_of(endpoint, published);
+            state.add(&elements).map_err(rules_failed)?;
+        }
+        Ok(())
+    }
+
+    /// Puts our rules into force, in place of those of an engine that ran before. Called after the last `adopt`; whatever
+    /// needs rules calls it by itself, and the watcher does after some seconds.
+    pub fn settle(&self) {
+        let outcome = self.lock().settle();
+        if let Err(error) = outcome {
+            (self.config.on_repair)(&rules_failed(error).message);
+        }
+    }
+
+    /// Publishes ports of an endpoint: all of them or none. The order of the answer is that of `wanted`.
+    ///
+    /// # Errors
+    /// dockerd's texts for a port that a container or a process of the host has.
+    pub fn publish(
+        &self,
+        endpoint: &Endpoint,
+        wanted: &[PortBinding],
+    ) -> Result<Vec<PublishedPort>> {
+        let mut state = self.lock();
+        if !state.endpoints.contains_key(&endpoint.endpoint_id) {
+            return Err(Error::system(format!(
+                "endpoint {} is not attached",
+                endpoint.endpoint_id
+            )));
+        }
+        state.settle().map_err(rules_failed)?;
+        let mut order: Vec<usize> = (0..wanted.len()).collect();
+        // An ephemeral port must not take one that a later binding asks for by number.
+        order.sort_by_key(|i| wanted[*i].host_port == 0);
+        let mut done: Vec<Vec<PublishedPort>> = vec![Vec::new(); wanted.len()];
+        let mut fresh = Vec::new();
+        for index in order {
+            let binding = &wanted[index];
+            let addresses = self.addresses(&state, binding);
+            match state.ports.take(binding, &addresses) {
+                Ok(taken) => {
+                    done[index] = taken.iter().map(|t| t.port.clone()).collect();
+                    fresh.extend(taken);
+                }
+                Err(error) => {
+                    for taken in &fresh {
+                        state.ports.give_back(&taken.port);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        let ports: Vec<PublishedPort> = done.into_iter().flatten().collect();
+        if let Err(error) = state.add(&elements_of(endpoint, &ports)) {
+            for port in &ports {
+                state.ports.give_back(port);
+            }
+            return Err(rules_failed(error));
+        }
+        for taken in fresh {
+            self.serve(&mut state, endpoint, taken);
+        }
+        if let Some(attached) = state.endpoints.get_mut(&endpoint.endpoint_id) {
+            attached.published.extend(ports.iter().cloned());
+        }
+        Ok(ports)
+    }
+
+    /// The host addresses that a binding is for.
+    fn addresses(&self, state: &State, binding: &PortBinding) -> Vec<IpAddr> {
+        binding
+            .host_ip
+            .or(self.config.default_ip)
+            .map_or_else(|| state.wildcard.clone(), |ip| vec![ip])
+    }
+
+    /// Hands a socket to the relay. A failure costs only what the rules cannot do.
+    fn serve(&self, state: &mut State, endpoint: &Endpoint, taken: Taken) {
+        let Some(socket) = taken.socket else { return };
+        let target = match (taken.port.host_ip, endpoint.ip6) {
+            (IpAddr::V6(_), Some(ip6)) => IpAddr::V6(ip6),
+            _ => endpoint.ip,
+        };
+        let backend = SocketAddr::new(target, taken.port.container_port);
+        match self.relay.add(socket, taken.port.proto, backend) {
+            Ok(token) => {
+                if let Some(entry) = state.ports.entry(&taken.port) {
+                    entry.relay = Some(token);
+                }
+            }
+            Err(error) => (self.config.on_repair)(&format!(
+                "cannot relay {}:{}: {error}",
+                taken.port.host_ip, taken.port.host_port
+            )),
+        }
+    }
+
+    /// Takes everything of an endpoint away: rules, ports, address. The address rests for a moment before it is given to
+    /// another. The veth pair is left to the kernel, which removes it with the container's network namespace.
+    pub fn release(&self, endpoint: &Endpoint, published: &[PublishedPort]) {
+        let mut state = self.lock();
+        let known = state.endpoints.remove(&endpoint.endpoint_id);
+        // What we know counts; the caller's list is for endpoints that were never adopted.
+        let published = known.map_or_else(|| published.to_vec(), |a| a.published);
+        if state.installed {
+            let elements = elements_of(endpoint, &published);
+            if !elements.is_empty() && state.nft.change(&elements, &[]).is_err() {
+                // Somebody else removed some of them: put everything as it should be.
+                let _ = state.install();
+            }
+        }
+        for port in &published {
+            if let Some(token) = state.ports.give_back(port) {
+                self.relay.remove(token);
+            }
+        }
+        if let Some(network) = state.bridges.get_mut(&endpoint.bridge) {
+            network.pool.release(endpoint.ip, &endpoint.endpoint_id);
+            if let (Some(pool), Some(ip6)) = (&mut network.pool6, endpoint.ip6) {
+                pool.release(ip6.into(), &endpoint.endpoint_id);
+            }
+        }
+    }
+
+    /// Removes a host end whose container never came to life. Slow (20 ms): not for the normal end of a container.
+    ///
+    /// # Errors
+    /// What the kernel answered; a link that is gone already is no error.
+    pub fn remove_link(&self, host_name: &str) -> Result<()> {
+        self.lock()
+            .links
+            .remove(host_name)
+            .map_err(|e| link_failed("remove", host_name, &e))
+    }
+
+    /// Host ends on our bridges that are not in `known`: left over from containers that were half made.
+    pub fn stray_links(&self, known: &HashSet<String>) -> Vec<String> {
+        let mut state = self.lock();
+        let bridges: HashSet<u32> = state.bridges.values().map(|n| n.bridge.index).collect();
+        state
+            .links
+            .list()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|l| l.kind == "veth" && bridges.contains(&l.master) && !known.contains(&l.name))
+            .map(|l| l.name)
+            .collect()
+    }
+
+    /// The address of the bridge's pool in use, the gateway included: what `docker network inspect` counts.
+    pub fn addresses_in_use(&self, bridge: &str) -> usize {
+        let state = self.lock();
+        state.bridges.get(bridge).map_or(0, |n| n.pool.in_use())
+    }
+
+    /// Compares the kernel's table, and what it was made for, with what should be, and repairs it when it differs.
+    pub fn check(&self) {
+        let mut state = self.lock();
+        if !state.installed || state.closed {
+            return;
+        }
+        let filtered = host::bridged_frames_are_filtered();
+        let why = if filtered != state.filtered {
+            state.filtered = filtered;
+            "br_netfilter was switched on or off"
+        } else {
+            let ruleset = state.ruleset();
+            if state.nft.matches(&ruleset) {
+                return;
+            }
+            "its rules were incomplete"
+        };
+        drop(state);
+        self.repair(why);
+    }
+
+    /// Writes all rules anew and tells the operator why.
+    pub fn repair(&self, why: &str) {
+        let outcome = {
+            let mut state = self.lock();
+            if !state.installed || state.closed {
+                return;
+            }
+            state.install()
+        };
+        let name = &self.config.name;
+        match outcome {
+            Ok(()) => (self.config.on_repair)(&format!("nftables table {name} repaired: {why}")),
+            Err(error) => (self.config.on_repair)(&format!(
+                "nftables table {name} cannot be repaired: {error}"
+            )),
+        }
+    }
+
+    /// Ends the threads. With `remove_all` the table and the bridges that we made go too; without it everything stays as it
+    /// is for the containers that live on.
+    pub fn shutdown(&self, remove_all: bool) {
+        {
+            let mut state = self.lock();
+            state.closed = true;
+            if remove_all {
+                state.installed = false;
+                if let Err(error) = state.nft.remove() {
+                    (self.config.on_repair)(&rules_failed(error).message);
+                }
+                for (name, network) in std::mem::take(&mut state.bridges) {
+                    if network.bridge.made
+                        && let Err(error) = state.links.remove(&name)
+                    {
+                        let error = link_failed("remove bridge", &name, &error);
+                        (self.config.on_repair)(&error.message);
+                    }
+                }
+            }
+        }
+        let watcher = lock(&self.watcher).take();
+        drop(watcher);
+        self.relay.stop();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    /// The whole table as it should be.
+    fn ruleset(&self) -> Ruleset {
+        let bridges: Vec<RuledBridge<'_>> = self
+            .bridges
+            .values()
+            .map(|n| RuledBridge {
+                bridge: &n.bridge,
+                masquerade: n.spec.masquerade,
+                localnet: n.localnet,
+            })
+            .collect();
+        let mut ruleset = rules::table(&bridges, self.guard, self.filtered);
+        for attached in self.endpoints.values() {
+            ruleset
+                .elements
+                .extend(elements_of(&attached.endpoint, &attached.published));
+        }
+        ruleset.elements.sort_by_key(|e| e.set);
+        ruleset
+    }
+
+    fn install(&mut self) -> std::result::Result<(), netlink::Error> {
+        let ruleset = self.ruleset();
+        self.nft.replace(&ruleset)?;
+        self.installed = true;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> std::result::Result<(), netlink::Error> {
+        if self.installed || self.closed {
+            return Ok(());
+        }
+        self.install()
+    }
+
+    /// Adds elements; when that fails because others changed the table, once more after a repair.
+    fn add(&mut self, elements: &[Element]) -> std::result::Result<(), netlink::Error> {
+        if elements.is_empty() {
+            return Ok(());
+        }
+        if self.nft.change(&[], elements).is_ok() {
+            return Ok(());
+        }
+        self.install()?;
+        self.nft.change(&[], elements)
+    }
+}
+
+fn take(pool: &mut Pool, wanted: Option<IpAddr>, owner: &str) -> Result<IpAddr> {
+    match wanted {
+        Some(ip) => pool.take_exactly(ip, owner).map(|()| ip),
+        None => pool.take(owner),
+    }
+}
+
+fn elements_of(endpoint: &Endpoint, ports: &[PublishedPort]) -> Vec<Element> {
+    let mut elements: Vec<Element> = ports
+        .iter()
+        .filter_map(|port| rules::element(endpoint, port))
+        .collect();
+    elements.sort_by_key(|e| e.set);
+    elements
+}
+
+/// A random address with the locally-administered bit, as dockerd chooses since 28.
+pub(crate) fn random_mac() -> [u8; 6] {
+    let mut mac = random_bytes::<6>();
+    mac[0] = mac[0] & 0xfc | 0x02;
+    mac
+}
+
+fn unknown(bridge: &str) -> Error {
+    Error::not_found(format!("bridge {bridge} not found"))
+}
+
+fn rules_failed(error: netlink::Error) -> Error {
+    Error::system(format!("cannot set nftables rules: {error}"))
+}
+
+pub(crate) fn link_failed(what: &str, name: &str, error: &netlink::Error) -> Error {
+    Error::system(format!("failed to {what} {name}: {error}"))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The address pools that a bridge without an address is given one of: Docker's defaults.
+pub(crate) fn default_pools() -> impl Iterator<Item = (Ipv4Addr, u8)> {
+    let large = (17..32).map(|second| (Ipv4Addr::new(172, second, 0, 0), 16));
+    let small = (0..16).map(|third| (Ipv4Addr::new(192, 168, third * 16, 0), 20));
+    large.chain(small)
+}

@@ -1,0 +1,254 @@
+//! nf_tables over raw netlink: rules as data, every change one transaction.
+
+pub mod expr;
+pub mod rules;
+
+use longshore_sys::netlink::{self, Batch, Message, Protocol as Netlink, Received, Socket, flags};
+
+use self::{
+    expr::Rule,
+    rules::{Element, Ruleset},
+};
+
+const NFNL_BATCH_BEGIN: u16 = 0x10;
+const NFNL_BATCH_END: u16 = 0x11;
+/// Subsystem number of nf_tables, in the high byte of a message's type.
+const SUBSYSTEM: u16 = 10;
+/// The family whose tables see IPv4 and IPv6.
+const NFPROTO_INET: u8 = 1;
+
+/// Message types (enum nf_tables_msg_types).
+pub(crate) mod message {
+    pub const NEW_TABLE: u16 = 0;
+    pub const DEL_TABLE: u16 = 2;
+    pub const NEW_CHAIN: u16 = 3;
+    pub const GET_CHAIN: u16 = 4;
+    pub const NEW_RULE: u16 = 6;
+    pub const GET_RULE: u16 = 7;
+    pub const NEW_SET: u16 = 9;
+    pub const NEW_SET_ELEM: u16 = 12;
+    pub const GET_SET_ELEM: u16 = 13;
+    pub const DEL_SET_ELEM: u16 = 14;
+    pub const NEW_GEN: u16 = 15;
+}
+
+/// In every nf_tables message attribute 1 is the table's name.
+const NFTA_TABLE: u16 = 1;
+/// Elements in one message: the list must stay below 64 KiB.
+const ELEMENTS_A_MESSAGE: usize = 400;
+
+/// A connection to nf_tables for one table of ours.
+#[derive(Debug)]
+pub struct Nft {
+    socket: Socket,
+    table: String,
+}
+
+impl Nft {
+    /// # Errors
+    /// The errno of socket or bind.
+    pub fn open(table: &str) -> std::io::Result<Self> {
+        Ok(Self {
+            socket: Socket::open(Netlink::Netfilter)?,
+            table: table.to_owned(),
+        })
+    }
+
+    /// Netlink port of our changes, to tell them from those of others.
+    pub fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    /// Replaces the whole table, or makes it, in one transaction: nobody sees a half or a gap.
+    ///
+    /// # Errors
+    /// What the kernel answered; nothing has changed then.
+    pub fn replace(&mut self, ruleset: &Ruleset) -> Result<(), netlink::Error> {
+        let mut batch = begin();
+        // Deleting what is not there would fail, hence the first line.
+        self.table_message(&mut batch, message::NEW_TABLE, flags::CREATE);
+        self.table_message(&mut batch, message::DEL_TABLE, 0);
+        self.table_message(&mut batch, message::NEW_TABLE, flags::CREATE);
+        for set in &ruleset.sets {
+            set.write(
+                self.start(&mut batch, message::NEW_SET, flags::CREATE),
+                &self.table,
+            );
+        }
+        for chain in &ruleset.chains {
+            chain.write(
+                self.start(&mut batch, message::NEW_CHAIN, flags::CREATE),
+                &self.table,
+            );
+        }
+        for rule in &ruleset.rules {
+            self.rule(&mut batch, rule);
+        }
+        self.elements(&mut batch, message::NEW_SET_ELEM, &ruleset.elements);
+        self.commit(batch)
+    }
+
+    /// Adds and removes elements in one transaction.
+    ///
+    /// # Errors
+    /// What the kernel answered; nothing has changed then.
+    pub fn change(&mut self, remove: &[Element], add: &[Element]) -> Result<(), netlink::Error> {
+        let mut batch = begin();
+        self.elements(&mut batch, message::DEL_SET_ELEM, remove);
+        self.elements(&mut batch, message::NEW_SET_ELEM, add);
+        self.commit(batch)
+    }
+
+    /// Removes the table.
+    ///
+    /// # Errors
+    /// What the kernel answered, but for a table that does not exist.
+    pub fn remove(&mut self) -> Result<(), netlink::Error> {
+        let mut batch = begin();
+        self.table_message(&mut batch, message::NEW_TABLE, flags::CREATE);
+        self.table_message(&mut batch, message::DEL_TABLE, 0);
+        self.commit(batch)
+    }
+
+    /// Whether our table has this chain.
+    pub fn has_chain(&mut self, chain: &str) -> bool {
+        let mut batch = Batch::new();
+        self.start(&mut batch, message::GET_CHAIN, 0)
+            .string(NFTA_TABLE, &self.table)
+            .string(3, chain);
+        self.socket.query(&mut batch, |_| {}).is_ok()
+    }
+
+    /// Whether the kernel has what `ruleset` says: compares the number of rules and of each set's elements.
+    pub fn matches(&mut self, ruleset: &Ruleset) -> bool {
+        let mut rules = 0;
+        let mut batch = Batch::new();
+        self.start(&mut batch, message::GET_RULE, flags::DUMP)
+            .string(NFTA_TABLE, &self.table);
+        let listed = self.socket.dump(&mut batch, |m| {
+            // Kernels may list other tables as well.
+            rules += usize::from(table_of(m) == self.table);
+        });
+        if listed.is_err() || rules != ruleset.rules.len() {
+            return false;
+        }
+        ruleset.sets.iter().all(|set| {
+            let wanted = ruleset
+                .elements
+                .iter()
+                .filter(|e| e.set == set.name)
+                .count();
+            self.count_elements(set.name) == Some(wanted)
+        })
+    }
+
+    fn count_elements(&mut self, set: &str) -> Option<usize> {
+        const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+        const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+        let mut batch = Batch::new();
+        self.start(&mut batch, message::GET_SET_ELEM, flags::DUMP)
+            .string(NFTA_TABLE, &self.table)
+            .string(NFTA_SET_ELEM_LIST_SET, set);
+        let mut count = 0;
+        self.socket
+            .dump(&mut batch, |m| {
+                if let Some(list) = m.attributes(4).find(NFTA_SET_ELEM_LIST_ELEMENTS) {
+                    count += netlink::Attributes::nested(list).count();
+                }
+            })
+            .ok()
+            .map(|()| count)
+    }
+
+    fn start<'a>(&self, batch: &'a mut Batch, kind: u16, flags: u16) -> Message<'a> {
+        batch.message(SUBSYSTEM << 8 | kind, flags, &header(NFPROTO_INET, 0))
+    }
+
+    fn table_message(&self, batch: &mut Batch, kind: u16, flags: u16) {
+        self.start(batch, kind, flags)
+            .string(NFTA_TABLE, &self.table);
+    }
+
+    fn rule(&self, batch: &mut Batch, rule: &Rule) {
+        const NFTA_RULE_CHAIN: u16 = 2;
+        const NFTA_RULE_EXPRESSIONS: u16 = 4;
+        const NFTA_LIST_ELEM: u16 = 1;
+        self.start(batch, message::NEW_RULE, flags::CREATE | flags::APPEND)
+            .string(NFTA_TABLE, &self.table)
+            .string(NFTA_RULE_CHAIN, rule.chain)
+            .nest(NFTA_RULE_EXPRESSIONS, |list| {
+                for expression in &rule.expressions {
+                    list.nest(NFTA_LIST_ELEM, |m| expression.write(m));
+                }
+            });
+    }
+
+    fn elements(&self, batch: &mut Batch, kind: u16, elements: &[Element]) {
+        const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+        const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+        const NFTA_LIST_ELEM: u16 = 1;
+        let flags = if kind == message::NEW_SET_ELEM {
+            flags::CREATE
+        } else {
+            0
+        };
+        for group in elements.chunk_by(|a, b| a.set == b.set) {
+            for chunk in group.chunks(ELEMENTS_A_MESSAGE) {
+                self.start(batch, kind, flags)
+                    .string(NFTA_TABLE, &self.table)
+                    .string(NFTA_SET_ELEM_LIST_SET, chunk[0].set)
+                    .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                        for element in chunk {
+                            list.nest(NFTA_LIST_ELEM, |m| element.write(m));
+                        }
+                    });
+            }
+        }
+    }
+
+    fn commit(&mut self, mut batch: Batch) -> Result<(), netlink::Error> {
+        batch.message(NFNL_BATCH_END, 0, &header(0, SUBSYSTEM));
+        self.socket.transact(&mut batch)
+    }
+}
+
+fn begin() -> Batch {
+    let mut batch = Batch::new();
+    batch.message(NFNL_BATCH_BEGIN, 0, &header(0, SUBSYSTEM));
+    batch
+}
+
+/// `struct nfgenmsg`
+fn header(family: u8, resource: u16) -> [u8; 4] {
+    let [high, low] = resource.to_be_bytes();
+    [family, 0, high, low]
+}
+
+/// What a notification of the nf_tables group is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A table with this name was touched, by the socket with this port.
+    Table { port: u32, ours: bool },
+    /// Something that is of no interest.
+    Other,
+}
+
+/// Reads a notification with `table` in mind.
+pub fn notice(received: &Received<'_>, table: &str) -> Notice {
+    let (subsystem, kind) = (received.kind >> 8, received.kind & 0xff);
+    let inet = received.payload.first() == Some(&NFPROTO_INET);
+    if subsystem != SUBSYSTEM || kind == message::NEW_GEN || !inet {
+        return Notice::Other;
+    }
+    Notice::Table {
+        port: received.port,
+        ours: table_of(received) == table,
+    }
+}
+
+fn table_of<'a>(received: &Received<'a>) -> &'a str {
+    received
+        .attributes(4)
+        .find(NFTA_TABLE)
+        .map_or("", netlink::text)
+}
