@@ -1,1 +1,70 @@
-fn main() {}
+//! `e2e`: runs the cases against an engine and says which of them failed.
+
+mod cases;
+mod context;
+mod host;
+mod images;
+mod probe;
+mod runner;
+mod websocket;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// End-to-end cases for a Docker Engine API server.
+#[derive(Parser, Debug, Clone)]
+pub struct Args {
+    /// Socket of a running engine. Its network namespace must be ours.
+    #[arg(long, conflicts_with_all = ["binary", "dockerd"])]
+    engine: Option<PathBuf>,
+    /// The longshore binary: started on private paths in namespaces of its own, and used by the cases that kill daemons.
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// A dockerd binary to start on private paths in namespaces of its own.
+    #[arg(long, conflicts_with = "binary")]
+    dockerd: Option<PathBuf>,
+    /// Runs only cases whose `group.name` contains one of these (comma separated).
+    #[arg(long)]
+    filter: Option<String>,
+    /// Skips cases whose `group.name` contains one of these (comma separated).
+    #[arg(long)]
+    skip: Option<String>,
+    /// Prints the names of the cases.
+    #[arg(long)]
+    list: bool,
+    /// How many cases run at once.
+    #[arg(long, default_value_t = 4)]
+    jobs: usize,
+    /// A `docker load` archive with busybox and hello-world; made under `target/` when not given.
+    #[arg(long)]
+    images: Option<PathBuf>,
+    /// Set by the program itself after it has entered its namespaces.
+    #[arg(long, hide = true)]
+    inside: bool,
+    #[command(subcommand)]
+    probe: Option<Probe>,
+}
+
+/// What this program does inside containers, where no other tool can.
+#[derive(Subcommand, Debug, Clone)]
+enum Probe {
+    /// GET over a unix socket; prints the body line by line as it comes.
+    Get { socket: PathBuf, path: String },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match &args.probe {
+        Some(Probe::Get { socket, path }) => probe::get(socket, path),
+        None => host::run(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("e2e: {}", error.0);
+            ExitCode::from(2)
+        }
+    }
+}
