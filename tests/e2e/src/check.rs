@@ -56,10 +56,15 @@ macro_rules! same {
 macro_rules! has {
     ($text:expr, $part:expr) => {{
         match (&$text, &$part) {
-            (text, part) => if !text.contains(&part[..]) {
-            return Err($crate::check::Fail(format!(
-                "{}: {:?} does not contain {:?}", stringify!($text), text, part
-            )));
+            (text, part) => {
+                if !text.contains(&part[..]) {
+                    return Err($crate::check::Fail(format!(
+                        "{}: {:?} does not contain {:?}",
+                        stringify!($text),
+                        text,
+                        part
+                    )));
+                }
             }
         }
     }};
@@ -70,17 +75,26 @@ macro_rules! has {
 macro_rules! lacks {
     ($text:expr, $part:expr) => {{
         match (&$text, &$part) {
-            (text, part) => if text.contains(&part[..]) {
-            return Err($crate::check::Fail(format!(
-                "{}: {:?} contains {:?}", stringify!($text), text, part
-            )));
+            (text, part) => {
+                if text.contains(&part[..]) {
+                    return Err($crate::check::Fail(format!(
+                        "{}: {:?} contains {:?}",
+                        stringify!($text),
+                        text,
+                        part
+                    )));
+                }
             }
         }
     }};
 }
 
 /// Asks again and again until `found` gives a value; fails after `seconds`.
-pub fn until<T>(seconds: u64, what: &str, mut found: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
+pub fn until<T>(
+    seconds: u64,
+    what: &str,
+    mut found: impl FnMut() -> Outcome<Option<T>>,
+) -> Outcome<T> {
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut pause = Duration::from_millis(5);
     loop {

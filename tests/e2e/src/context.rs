@@ -66,7 +66,9 @@ impl Out {
 
 /// Seconds since the epoch with their fraction, as `since` and `until` take them.
 pub fn now() -> String {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     format!("{}.{:09}", time.as_secs(), time.subsec_nanos())
 }
 
@@ -97,7 +99,8 @@ impl Ctx {
     }
 
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Outcome<Response> {
-        engine::call(&self.world.socket, method, path, body).map_err(|e| Fail(format!("{method} {path}: {e}")))
+        engine::call(&self.world.socket, method, path, body)
+            .map_err(|e| Fail(format!("{method} {path}: {e}")))
     }
 
     pub fn get(&self, path: &str) -> Outcome<Response> {
@@ -126,13 +129,18 @@ impl Ctx {
     pub fn create(&self, suffix: &str, body: &Value) -> Outcome<String> {
         let mut full = json!({"Image": "busybox", "Labels": {"e2e": self.prefix}});
         merge(&mut full, body);
-        let answer = self.post(&format!("/containers/create?name={}", self.name(suffix)), &full)?;
+        let answer = self.post(
+            &format!("/containers/create?name={}", self.name(suffix)),
+            &full,
+        )?;
         let value = answer.expect(201)?.json()?;
         Ok(value["Id"].as_str().unwrap_or_default().to_owned())
     }
 
     pub fn start(&self, id: &str) -> Outcome {
-        self.act(&format!("/containers/{id}/start"))?.expect(204).map(drop)
+        self.act(&format!("/containers/{id}/start"))?
+            .expect(204)
+            .map(drop)
     }
 
     /// Creates and starts; gives the id.
@@ -153,18 +161,25 @@ impl Ctx {
 
     /// Waits for the end; gives the exit code.
     pub fn wait(&self, id: &str) -> Outcome<i64> {
-        let answer = self.act(&format!("/containers/{id}/wait"))?.expect(200)?.json()?;
+        let answer = self
+            .act(&format!("/containers/{id}/wait"))?
+            .expect(200)?
+            .json()?;
         answer["StatusCode"]
             .as_i64()
             .ok_or_else(|| Fail(format!("wait answered {answer}")))
     }
 
     pub fn kill(&self, id: &str) -> Outcome {
-        self.act(&format!("/containers/{id}/kill"))?.expect(204).map(drop)
+        self.act(&format!("/containers/{id}/kill"))?
+            .expect(204)
+            .map(drop)
     }
 
     pub fn remove(&self, id: &str) -> Outcome {
-        self.delete(&format!("/containers/{id}?force=1&v=1"))?.expect(204).map(drop)
+        self.delete(&format!("/containers/{id}?force=1&v=1"))?
+            .expect(204)
+            .map(drop)
     }
 
     /// The frames of a container's log; `query` goes on after `stdout=1&stderr=1`.
@@ -185,21 +200,33 @@ impl Ctx {
         let code = self.wait(&id)?;
         let (stdout, stderr) = self.logs(&id, "")?;
         self.remove(&id)?;
-        Ok(Out { code, stdout, stderr })
+        Ok(Out {
+            code,
+            stdout,
+            stderr,
+        })
     }
 
     /// Runs a shell script in a container with this HostConfig.
     pub fn sh(&self, suffix: &str, host: Value, script: &str) -> Outcome<Out> {
-        self.run(suffix, &json!({"Cmd": ["sh", "-c", script], "HostConfig": host}))
+        self.run(
+            suffix,
+            &json!({"Cmd": ["sh", "-c", script], "HostConfig": host}),
+        )
     }
 
     /// Runs a command by exec and gives what it printed.
     pub fn exec(&self, id: &str, body: &Value) -> Outcome<Out> {
         let mut full = json!({"AttachStdout": true, "AttachStderr": true});
         merge(&mut full, body);
-        let made = self.post(&format!("/containers/{id}/exec"), &full)?.expect(201)?.json()?;
+        let made = self
+            .post(&format!("/containers/{id}/exec"), &full)?
+            .expect(201)?
+            .json()?;
         let exec = made["Id"].as_str().unwrap_or_default().to_owned();
-        let answer = self.post(&format!("/exec/{exec}/start"), &json!({"Detach": false}))?.expect(200)?;
+        let answer = self
+            .post(&format!("/exec/{exec}/start"), &json!({"Detach": false}))?
+            .expect(200)?;
         let frames = frames::all(&mut &answer.body[..])?;
         let state = self.json(&format!("/exec/{exec}/json"))?;
         let Some(code) = state["ExitCode"].as_i64() else {
@@ -219,7 +246,10 @@ impl Ctx {
 
     /// Events between two moments, oldest first; `filters` is a JSON object or empty.
     pub fn events(&self, since: &str, till: &str, filters: &Value) -> Outcome<Vec<Value>> {
-        let path = format!("/events?since={since}&until={till}&filters={}", escape(&filters.to_string()));
+        let path = format!(
+            "/events?since={since}&until={till}&filters={}",
+            escape(&filters.to_string())
+        );
         let body = self.get(&path)?.expect(200)?.text();
         body.lines()
             .filter(|l| !l.trim().is_empty())
@@ -279,11 +309,17 @@ impl Ctx {
     /// Any command with the engine in its environment; ended after a minute.
     pub fn command(&self, command: Command, input: &str) -> Outcome<Out> {
         let mut limited = Command::new("timeout");
-        limited.args(["-k", "2", "60"]).arg(command.get_program()).args(command.get_args());
+        limited
+            .args(["-k", "2", "60"])
+            .arg(command.get_program())
+            .args(command.get_args());
         let config = self.world.scratch.join("docker-config");
         fs::create_dir_all(&config)?;
         limited
-            .env("DOCKER_HOST", format!("unix://{}", self.world.socket.display()))
+            .env(
+                "DOCKER_HOST",
+                format!("unix://{}", self.world.socket.display()),
+            )
             .env("DOCKER_CONFIG", config)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -306,7 +342,12 @@ impl Ctx {
         let own = format!("{}.", self.prefix);
         let mine = |name: &str| name.trim_start_matches('/').starts_with(&own);
         let filter = escape(&json!({"name": [self.prefix]}).to_string());
-        for one in self.json(&format!("/containers/json?all=1&filters={filter}"))?.as_array().into_iter().flatten() {
+        for one in self
+            .json(&format!("/containers/json?all=1&filters={filter}"))?
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             let names = one["Names"].as_array().into_iter().flatten();
             if names.filter_map(Value::as_str).any(mine) {
                 let id = one["Id"].as_str().unwrap_or_default();
@@ -316,14 +357,23 @@ impl Ctx {
                 })?;
             }
         }
-        for one in self.json(&format!("/volumes?filters={filter}"))?["Volumes"].as_array().into_iter().flatten() {
+        for one in self.json(&format!("/volumes?filters={filter}"))?["Volumes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             let name = one["Name"].as_str().unwrap_or_default();
             if mine(name) {
                 self.delete(&format!("/volumes/{name}?force=1"))?;
             }
         }
         for one in self.json("/images/json")?.as_array().into_iter().flatten() {
-            for tag in one["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            for tag in one["RepoTags"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+            {
                 if tag.starts_with(&own) {
                     self.delete(&format!("/images/{tag}?force=1"))?;
                 }
@@ -344,7 +394,10 @@ pub fn seconds(time: &str) -> Outcome<String> {
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let days = shifted * 365 + shifted / 4 - shifted / 100 + shifted / 400 + day_of_year - 719_468;
     let fraction = time.get(19..).unwrap_or_default().trim_end_matches('Z');
-    Ok(format!("{}{fraction}", days * 86_400 + hour * 3600 + minute * 60 + second))
+    Ok(format!(
+        "{}{fraction}",
+        days * 86_400 + hour * 3600 + minute * 60 + second
+    ))
 }
 
 /// Sleeps; only where the passing of time itself is what a case is about.

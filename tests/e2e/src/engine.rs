@@ -86,8 +86,18 @@ impl Engine {
         words.extend(self.setup.extra.iter().cloned());
         let mut command = if self.setup.isolate {
             let mut command = Command::new("unshare");
-            command.args(["--net", "--mount", "--propagation", "private", "--", "sh", "-c"]);
-            command.arg("ip link set lo up && exec \"$@\"").arg("engine");
+            command.args([
+                "--net",
+                "--mount",
+                "--propagation",
+                "private",
+                "--",
+                "sh",
+                "-c",
+            ]);
+            command
+                .arg("ip link set lo up && exec \"$@\"")
+                .arg("engine");
             command
         } else {
             Command::new(words.remove(0))
@@ -111,7 +121,11 @@ impl Engine {
         self.child = Some(child);
         let end = Instant::now() + Duration::from_secs(60);
         while self.call("GET", "/_ping", None).map(|r| r.status).ok() != Some(200) {
-            if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
+            if let Some(status) = self
+                .child
+                .as_mut()
+                .and_then(|c| c.try_wait().ok().flatten())
+            {
                 fail!("the engine ended with {status}:\n{}", self.log_tail());
             }
             if Instant::now() > end {
@@ -123,7 +137,12 @@ impl Engine {
     }
 
     /// One request on a connection of its own.
-    pub fn call(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> io::Result<Response> {
+    pub fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> io::Result<Response> {
         call(&self.socket(), method, path, body)
     }
 
@@ -141,7 +160,10 @@ impl Engine {
 
     pub fn signal(&self, signal: Signal) -> Outcome {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
-        Ok(kill_process(pid.ok_or_else(|| Fail("no engine runs".into()))?, signal)?)
+        Ok(kill_process(
+            pid.ok_or_else(|| Fail("no engine runs".into()))?,
+            signal,
+        )?)
     }
 
     /// Waits for the end of the daemon.
@@ -185,7 +207,10 @@ pub fn marked(marker: &str) -> Vec<(i32, String)> {
             continue;
         };
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment.split(|b| *b == 0).any(|e| e == wanted.as_bytes()) {
+        if environment
+            .split(|b| *b == 0)
+            .any(|e| e == wanted.as_bytes())
+        {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ")));
         }
@@ -203,11 +228,23 @@ pub fn kill_marked(marker: &str) {
 }
 
 /// One request on a connection of its own; a body is sent as JSON.
-pub fn call(socket: &Path, method: &str, path: &str, body: Option<&serde_json::Value>) -> io::Result<Response> {
+pub fn call(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> io::Result<Response> {
     let mut connection = Connection::open(socket)?;
     let bytes = body.map(|b| b.to_string().into_bytes());
-    let json = [("Content-Type", "application/json"), ("Connection", "close")];
-    let headers = if bytes.is_some() { &json[..] } else { &json[1..] };
+    let json = [
+        ("Content-Type", "application/json"),
+        ("Connection", "close"),
+    ];
+    let headers = if bytes.is_some() {
+        &json[..]
+    } else {
+        &json[1..]
+    };
     connection.call(method, path, headers, bytes.as_deref())
 }
 
@@ -217,10 +254,15 @@ pub fn load(socket: &Path, image: &str, archive: &Path) -> Outcome {
         return Ok(());
     }
     let mut connection = Connection::open(socket)?;
-    connection.socket().set_read_timeout(Some(Duration::from_secs(300)))?;
+    connection
+        .socket()
+        .set_read_timeout(Some(Duration::from_secs(300)))?;
     let mut file = File::open(archive).map_err(|e| Fail(format!("{}: {e}", archive.display())))?;
     let length = file.metadata()?.len().to_string();
-    let headers = [("Content-Type", "application/x-tar"), ("Content-Length", length.as_str())];
+    let headers = [
+        ("Content-Type", "application/x-tar"),
+        ("Content-Length", length.as_str()),
+    ];
     connection.request("POST", "/images/load?quiet=1", &headers, None)?;
     let mut socket = connection.socket();
     io::copy(&mut file, &mut socket)?;

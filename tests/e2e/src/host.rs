@@ -17,7 +17,12 @@ use e2e::{
 };
 use serde_json::Value;
 
-use crate::{Args, cases, context::World, images, runner::{self, Case, Company}};
+use crate::{
+    Args, cases,
+    context::World,
+    images,
+    runner::{self, Case, Company},
+};
 
 /// Does what the command line says; gives whether all cases passed.
 pub fn run(args: &Args) -> Outcome<bool> {
@@ -40,7 +45,10 @@ pub fn run(args: &Args) -> Outcome<bool> {
             };
             let scratch = Scratch(engine::scratch("e2e")?);
             let world = world(args, socket, None, Kind::Dockerd, &scratch.0, "")?;
-            let cases: Vec<Case> = selected.into_iter().filter(|c| c.company != Company::Daemon).collect();
+            let cases: Vec<Case> = selected
+                .into_iter()
+                .filter(|c| c.company != Company::Daemon)
+                .collect();
             Ok(runner::run(&cases, &world, args.jobs))
         }
     }
@@ -56,13 +64,17 @@ impl Drop for Scratch {
 
 fn select(args: &Args) -> Vec<Case> {
     let words = |list: &Option<String>| -> Vec<String> {
-        list.iter().flat_map(|l| l.split(',')).map(str::to_owned).collect()
+        list.iter()
+            .flat_map(|l| l.split(','))
+            .map(str::to_owned)
+            .collect()
     };
     let (keep, skip) = (words(&args.filter), words(&args.skip));
     let mut all = cases::all();
     all.retain(|case| {
         let name = case.full_name();
-        (keep.is_empty() || keep.iter().any(|w| name.contains(w))) && !skip.iter().any(|w| name.contains(w))
+        (keep.is_empty() || keep.iter().any(|w| name.contains(w)))
+            && !skip.iter().any(|w| name.contains(w))
     });
     all
 }
@@ -71,13 +83,25 @@ fn select(args: &Args) -> Vec<Case> {
 fn enter() -> Outcome<bool> {
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount", "--propagation", "private", "--"]);
-    command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).arg("--inside");
+    command
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .arg("--inside");
     Ok(command.status()?.success())
 }
 
-fn world(args: &Args, socket: &Path, binary: Option<PathBuf>, kind: Kind, scratch: &Path, marker: &str) -> Outcome<World> {
+fn world(
+    args: &Args,
+    socket: &Path,
+    binary: Option<PathBuf>,
+    kind: Kind,
+    scratch: &Path,
+    marker: &str,
+) -> Outcome<World> {
     let archive = images::archive(args.images.as_deref())?;
-    let version = engine::call(socket, "GET", "/version", None)?.expect(200)?.json()?;
+    let version = engine::call(socket, "GET", "/version", None)?
+        .expect(200)?
+        .json()?;
     let text = version["ApiVersion"].as_str().unwrap_or_default();
     let api = text
         .split_once('.')
@@ -97,7 +121,9 @@ fn world(args: &Args, socket: &Path, binary: Option<PathBuf>, kind: Kind, scratc
 }
 
 fn with_engine(args: &Args, selected: &[Case], kind: Kind, binary: PathBuf) -> Outcome<bool> {
-    Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+    Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status()?;
     let scratch = Scratch(engine::scratch("e2e")?);
     let marker = format!("e2e-{}", std::process::id());
     let before = Traces::look();
@@ -123,7 +149,11 @@ fn with_engine(args: &Args, selected: &[Case], kind: Kind, binary: PathBuf) -> O
     engine.stop()?;
     left.extend(Traces::look().beyond(&before, kind));
     left.extend(named_after(&ids, &scratch.0));
-    left.extend(engine::marked(&marker).into_iter().map(|(pid, line)| format!("process {pid} {line}")));
+    left.extend(
+        engine::marked(&marker)
+            .into_iter()
+            .map(|(pid, line)| format!("process {pid} {line}")),
+    );
     for thing in &left {
         println!("LEFT {thing}");
         passed = false;
@@ -139,7 +169,12 @@ fn follow_ids(socket: &Path) -> Outcome<Arc<Mutex<BTreeSet<String>>>> {
     let ids = Arc::new(Mutex::new(BTreeSet::new()));
     let mut connection = Connection::open(socket)?;
     connection.socket().set_read_timeout(None)?;
-    connection.request("GET", "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%7D", &[], None)?;
+    connection.request(
+        "GET",
+        "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%7D",
+        &[],
+        None,
+    )?;
     connection.head("GET")?;
     let sink = Arc::clone(&ids);
     thread::spawn(move || {
@@ -156,10 +191,22 @@ fn follow_ids(socket: &Path) -> Outcome<Arc<Mutex<BTreeSet<String>>>> {
 /// What the engine itself still lists.
 fn in_engine(engine: &Engine) -> Outcome<Vec<String>> {
     let mut left = Vec::new();
-    for (path, list, name) in [("/containers/json?all=1", "", "Names"), ("/volumes", "Volumes", "Name")] {
+    for (path, list, name) in [
+        ("/containers/json?all=1", "", "Names"),
+        ("/volumes", "Volumes", "Name"),
+    ] {
         let value = engine.call("GET", path, None)?.expect(200)?.json()?;
-        let list = if list.is_empty() { &value } else { &value[list] };
-        left.extend(list.as_array().into_iter().flatten().map(|v| format!("{path}: {}", v[name])));
+        let list = if list.is_empty() {
+            &value
+        } else {
+            &value[list]
+        };
+        left.extend(
+            list.as_array()
+                .into_iter()
+                .flatten()
+                .map(|v| format!("{path}: {}", v[name])),
+        );
     }
     Ok(left)
 }
@@ -173,7 +220,9 @@ fn named_after(ids: &BTreeSet<String>, root: &Path) -> Vec<String> {
             let name = entry.file_name().to_string_lossy().into_owned();
             if ids.iter().any(|id| name.contains(id.as_str())) {
                 left.push(entry.path().display().to_string());
-            } else if entry.file_type().is_ok_and(|t| t.is_dir()) && folder.components().count() < 12 {
+            } else if entry.file_type().is_ok_and(|t| t.is_dir())
+                && folder.components().count() < 12
+            {
                 folders.push(entry.path());
             }
         }
@@ -188,14 +237,30 @@ impl Traces {
     fn look() -> Self {
         let lines = |program: &str, words: &[&str]| -> BTreeSet<String> {
             let output = Command::new(program).args(words).output();
-            let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+            let text = output
+                .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+                .unwrap_or_default();
             text.lines().map(str::to_owned).collect()
         };
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let links = lines("ip", &["-o", "link"]);
         Self(BTreeMap::from([
-            ("mount", mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(str::to_owned).collect()),
-            ("link", links.iter().filter_map(|l| l.split(": ").nth(1)).map(str::to_owned).collect()),
+            (
+                "mount",
+                mounts
+                    .lines()
+                    .filter_map(|l| l.split(' ').nth(4))
+                    .map(str::to_owned)
+                    .collect(),
+            ),
+            (
+                "link",
+                links
+                    .iter()
+                    .filter_map(|l| l.split(": ").nth(1))
+                    .map(str::to_owned)
+                    .collect(),
+            ),
             ("nft table", lines("nft", &["list", "tables"])),
         ]))
     }
@@ -208,7 +273,12 @@ impl Traces {
                 let stays = match *what {
                     "link" => thing == "docker0",
                     "nft table" => kind == Kind::Dockerd,
-                    _ => kind == Kind::Dockerd && (thing.ends_with("/netns") || thing.ends_with("/netns/default") || thing.contains("/overlay2")),
+                    _ => {
+                        kind == Kind::Dockerd
+                            && (thing.ends_with("/netns")
+                                || thing.ends_with("/netns/default")
+                                || thing.contains("/overlay2"))
+                    }
                 };
                 if !stays {
                     left.push(format!("{what} {thing}"));

@@ -43,8 +43,13 @@ impl Response {
 
     /// The body as JSON; fails with the body's text when it is none.
     pub fn json(&self) -> Outcome<Value> {
-        serde_json::from_slice(&self.body)
-            .map_err(|e| Fail(format!("status {}: no JSON ({e}): {}", self.status, self.text())))
+        serde_json::from_slice(&self.body).map_err(|e| {
+            Fail(format!(
+                "status {}: no JSON ({e}): {}",
+                self.status,
+                self.text()
+            ))
+        })
     }
 
     /// Docker's error text: `{"message": ...}`, or an empty text.
@@ -60,7 +65,11 @@ impl Response {
         if self.status == status {
             return Ok(self);
         }
-        Err(Fail(format!("status {} instead of {status}: {}", self.status, self.text())))
+        Err(Fail(format!(
+            "status {} instead of {status}: {}",
+            self.status,
+            self.text()
+        )))
     }
 }
 
@@ -94,7 +103,13 @@ impl Connection {
     }
 
     /// Sends a request. A body comes with its length; without one nothing is said about it.
-    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> io::Result<()> {
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> io::Result<()> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: docker\r\n");
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
@@ -140,8 +155,14 @@ impl Connection {
             Framing::ToEnd
         } else if method == "HEAD" || status == 204 || status == 304 || status < 200 {
             Framing::Done
-        } else if headers.get("Transfer-Encoding").eq_ignore_ascii_case("chunked") {
-            Framing::Chunked { left: 0, first: true }
+        } else if headers
+            .get("Transfer-Encoding")
+            .eq_ignore_ascii_case("chunked")
+        {
+            Framing::Chunked {
+                left: 0,
+                first: true,
+            }
         } else if let Ok(length) = headers.get("Content-Length").parse() {
             Framing::Length(length)
         } else {
@@ -151,7 +172,13 @@ impl Connection {
     }
 
     /// A request and its whole answer.
-    pub fn call(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> io::Result<Response> {
+    pub fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> io::Result<Response> {
         self.request(method, path, headers, body)?;
         self.answer(method)
     }
@@ -161,7 +188,11 @@ impl Connection {
         let (status, headers) = self.head(method)?;
         let mut body = Vec::new();
         self.read_to_end(&mut body)?;
-        Ok(Response { status, headers, body })
+        Ok(Response {
+            status,
+            headers,
+            body,
+        })
     }
 
     /// The socket, to write to or to shut one side of.
@@ -175,7 +206,11 @@ impl Connection {
         let mut byte = [0];
         while self.read(&mut byte)? == 1 {
             if byte[0] == b'\n' {
-                return Ok(Some(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()));
+                return Ok(Some(
+                    String::from_utf8_lossy(&line)
+                        .trim_end_matches('\r')
+                        .to_owned(),
+                ));
             }
             line.push(byte[0]);
         }
@@ -193,19 +228,24 @@ impl Read for Connection {
             Framing::Done => return Ok(0),
             Framing::ToEnd => u64::MAX,
             Framing::Length(left) => left,
-            Framing::Chunked { left, first } if left == 0 => {
+            Framing::Chunked { left: 0, first } => {
                 if !first {
                     self.line()?;
                 }
                 let line = self.line()?;
                 let size = u64::from_str_radix(line.split(';').next().unwrap_or("").trim(), 16)
-                    .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("chunk size {line:?}")))?;
+                    .map_err(|_| {
+                        io::Error::new(io::ErrorKind::InvalidData, format!("chunk size {line:?}"))
+                    })?;
                 if size == 0 {
                     while !self.line()?.is_empty() {}
                     self.framing = Framing::Done;
                     return Ok(0);
                 }
-                self.framing = Framing::Chunked { left: size, first: false };
+                self.framing = Framing::Chunked {
+                    left: size,
+                    first: false,
+                };
                 size
             }
             Framing::Chunked { left, .. } => left,
@@ -214,7 +254,9 @@ impl Read for Connection {
             self.framing = Framing::Done;
             return Ok(0);
         }
-        let most = usize::try_from(limit).unwrap_or(usize::MAX).min(buffer.len());
+        let most = usize::try_from(limit)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         let got = self.reader.read(&mut buffer[..most])?;
         let count = got as u64;
         match &mut self.framing {

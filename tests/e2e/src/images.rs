@@ -18,7 +18,9 @@ pub fn archive(given: Option<&Path>) -> Outcome<PathBuf> {
     if let Some(path) = given {
         return Ok(path.canonicalize()?);
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()?;
     let path = workspace.join("target/test-images-small.tar");
     if path.exists() {
         return Ok(path);
@@ -73,7 +75,10 @@ pub fn layer(entries: &[Entry]) -> Outcome<Vec<u8>> {
 }
 
 fn digest(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(data)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 /// A `docker load` archive of one image.
@@ -91,7 +96,10 @@ pub fn image(tag: &str, config: &Value, layers: &[Vec<u8>]) -> Outcome<Vec<u8>> 
         add(&file, layer)?;
         files.push(file);
     }
-    let ids: Vec<String> = layers.iter().map(|l| format!("sha256:{}", digest(l))).collect();
+    let ids: Vec<String> = layers
+        .iter()
+        .map(|l| format!("sha256:{}", digest(l)))
+        .collect();
     let history: Vec<Value> = (0..layers.len())
         .map(|n| json!({"created": "2026-01-01T00:00:00Z", "created_by": format!("layer {n}")}))
         .collect();

@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, atomic::{AtomicUsize, Ordering}},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Instant,
 };
@@ -47,7 +50,11 @@ fn one(case: &Case, world: &World) -> bool {
     let result = catch_unwind(AssertUnwindSafe(|| (case.run)(&context)))
         .unwrap_or_else(|_| Err(Fail("panic".into())));
     let took = start.elapsed().as_millis();
-    let cleaned = if case.company == Company::Daemon { Ok(()) } else { context.clean() };
+    let cleaned = if case.company == Company::Daemon {
+        Ok(())
+    } else {
+        context.clean()
+    };
     match result.and(cleaned.map_err(|e| Fail(format!("cleaning up: {}", e.0)))) {
         Ok(()) => {
             println!("ok   {} ({took} ms)", case.full_name());
@@ -55,7 +62,11 @@ fn one(case: &Case, world: &World) -> bool {
         }
         Err(Fail(text)) => {
             let text: String = text.chars().take(2000).collect();
-            println!("FAIL {} ({took} ms)\n     {}", case.full_name(), text.replace('\n', "\n     "));
+            println!(
+                "FAIL {} ({took} ms)\n     {}",
+                case.full_name(),
+                text.replace('\n', "\n     ")
+            );
             false
         }
     }
@@ -86,10 +97,17 @@ pub fn run(cases: &[Case], world: &World, jobs: usize) -> bool {
         }
     });
     for company in [Company::Alone, Company::Daemon] {
-        cases.iter().filter(|c| c.company == company).for_each(count);
+        cases
+            .iter()
+            .filter(|c| c.company == company)
+            .for_each(count);
     }
     let failed = failed.into_inner().unwrap_or_default();
-    println!("{} passed, {} failed", passed.load(Ordering::Relaxed), failed.len());
+    println!(
+        "{} passed, {} failed",
+        passed.load(Ordering::Relaxed),
+        failed.len()
+    );
     for name in &failed {
         println!("  failed: {name}");
     }

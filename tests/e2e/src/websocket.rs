@@ -39,11 +39,18 @@ pub fn open(mut connection: Connection, path: &str) -> Outcome<(WebSocket, Heade
 impl WebSocket {
     /// Sends one binary message.
     pub fn send(&mut self, data: &[u8]) -> Outcome {
-        let Ok(length) = u8::try_from(data.len()).map_err(drop).and_then(|n| if n < 126 { Ok(n) } else { Err(()) }) else {
+        let Ok(length) = u8::try_from(data.len())
+            .map_err(drop)
+            .and_then(|n| if n < 126 { Ok(n) } else { Err(()) })
+        else {
             fail!("message too long for this client");
         };
         let mut frame = vec![0x82, 0x80 | length, 1, 2, 3, 4];
-        frame.extend(data.iter().enumerate().map(|(i, b)| b ^ [1, 2, 3, 4][i % 4]));
+        frame.extend(
+            data.iter()
+                .enumerate()
+                .map(|(i, b)| b ^ [1, 2, 3, 4][i % 4]),
+        );
         Ok(self.connection.socket().write_all(&frame)?)
     }
 

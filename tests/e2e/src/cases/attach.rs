@@ -49,7 +49,10 @@ fn both(id: &str) -> String {
 }
 
 fn stream_and_exit(ctx: &Ctx) -> Outcome {
-    let id = ctx.create("c", &json!({"Cmd": ["sh", "-c", "echo one; sleep 0.1; echo two >&2; exit 3"]}))?;
+    let id = ctx.create(
+        "c",
+        &json!({"Cmd": ["sh", "-c", "echo one; sleep 0.1; echo two >&2; exit 3"]}),
+    )?;
     let mut stream = ctx.hijack(&both(&id), None)?;
     ctx.start(&id)?;
     let all = frames::all(&mut stream)?;
@@ -67,13 +70,19 @@ fn stdin_and_half_close(ctx: &Ctx) -> Outcome {
     stream.send(b"last")?;
     stream.socket().shutdown(Shutdown::Write)?;
     let rest = frames::joined(&frames::all(&mut stream)?, 1);
-    ensure!(rest.ends_with("lastend\n"), "after the half close came {rest:?}");
+    ensure!(
+        rest.ends_with("lastend\n"),
+        "after the half close came {rest:?}"
+    );
     same!(ctx.wait(&id)?, 0);
     Ok(())
 }
 
 fn stdin_once_closes(ctx: &Ctx) -> Outcome {
-    let id = ctx.create("c", &json!({"Cmd": ["cat"], "OpenStdin": true, "StdinOnce": true}))?;
+    let id = ctx.create(
+        "c",
+        &json!({"Cmd": ["cat"], "OpenStdin": true, "StdinOnce": true}),
+    )?;
     let stream = ctx.hijack(&format!("{}&stdin=1", both(&id)), None)?;
     ctx.start(&id)?;
     drop(stream);
@@ -86,19 +95,28 @@ fn stdin_stays_open(ctx: &Ctx) -> Outcome {
     for n in 0..3 {
         let mut stream = ctx.hijack(&format!("{}&stdin=1", both(&id)), None)?;
         stream.send(format!("line {n}\n").as_bytes())?;
-        same!(frames::next(&mut stream)?.map(|f| f.text()), Some(format!("line {n}\n")));
+        same!(
+            frames::next(&mut stream)?.map(|f| f.text()),
+            Some(format!("line {n}\n"))
+        );
     }
     same!(ctx.inspect(&id)?["State"]["Running"], true);
     Ok(())
 }
 
 fn without_upgrade_is_raw_200(ctx: &Ctx) -> Outcome {
-    let id = ctx.create("c", &json!({"Cmd": ["sh", "-c", "read x; echo got $x"], "OpenStdin": true, "StdinOnce": true}))?;
+    let id = ctx.create(
+        "c",
+        &json!({"Cmd": ["sh", "-c", "read x; echo got $x"], "OpenStdin": true, "StdinOnce": true}),
+    )?;
     let mut stream = ctx.connect()?;
     stream.request("POST", &format!("{}&stdin=1", both(&id)), &[], None)?;
     let (status, headers) = stream.head("POST")?;
     same!(status, 200);
-    same!(headers.get("Content-Type"), "application/vnd.docker.raw-stream");
+    same!(
+        headers.get("Content-Type"),
+        "application/vnd.docker.raw-stream"
+    );
     same!(headers.get("Transfer-Encoding"), "");
     same!(headers.get("Content-Length"), "");
     ctx.start(&id)?;
@@ -120,7 +138,10 @@ fn two_clients(ctx: &Ctx) -> Outcome {
 }
 
 fn logs_replay(ctx: &Ctx) -> Outcome {
-    let id = ctx.launch("c", &json!({"Cmd": ["sh", "-c", "echo old; echo bad >&2; sleep 600"]}))?;
+    let id = ctx.launch(
+        "c",
+        &json!({"Cmd": ["sh", "-c", "echo old; echo bad >&2; sleep 600"]}),
+    )?;
     ctx.log_has(&id, "bad")?;
     let answer = ctx.act(&format!("/containers/{id}/attach?logs=1&stdout=1&stderr=1"))?;
     same!(answer.status, 200);
@@ -131,17 +152,26 @@ fn logs_replay(ctx: &Ctx) -> Outcome {
 }
 
 fn logs_then_stream(ctx: &Ctx) -> Outcome {
-    let id = ctx.launch("c", &json!({"Cmd": ["sh", "-c", "echo old; read x; echo new"], "OpenStdin": true}))?;
+    let id = ctx.launch(
+        "c",
+        &json!({"Cmd": ["sh", "-c", "echo old; read x; echo new"], "OpenStdin": true}),
+    )?;
     ctx.log_has(&id, "old")?;
     let mut stream = ctx.hijack(&format!("{}&stdin=1&logs=1", both(&id)), None)?;
-    same!(frames::next(&mut stream)?.map(|f| f.text()), Some("old\n".into()));
+    same!(
+        frames::next(&mut stream)?.map(|f| f.text()),
+        Some("old\n".into())
+    );
     stream.send(b"\n")?;
     same!(frames::joined(&frames::all(&mut stream)?, 1), "new\n");
     Ok(())
 }
 
 fn detach_keys(ctx: &Ctx) -> Outcome {
-    let id = ctx.launch("c", &json!({"Cmd": ["cat"], "OpenStdin": true, "Tty": true}))?;
+    let id = ctx.launch(
+        "c",
+        &json!({"Cmd": ["cat"], "OpenStdin": true, "Tty": true}),
+    )?;
     let mut stream = ctx.hijack(&format!("{}&stdin=1", both(&id)), None)?;
     stream.send(b"abc\n")?;
     read_until(&mut stream, "abc")?;
@@ -158,7 +188,10 @@ fn detach_keys(ctx: &Ctx) -> Outcome {
 }
 
 fn detach_keys_of_the_client(ctx: &Ctx) -> Outcome {
-    let id = ctx.launch("c", &json!({"Cmd": ["cat"], "OpenStdin": true, "Tty": true}))?;
+    let id = ctx.launch(
+        "c",
+        &json!({"Cmd": ["cat"], "OpenStdin": true, "Tty": true}),
+    )?;
     let mut stream = ctx.hijack(&format!("{}&stdin=1&detachKeys=ctrl-a,x", both(&id)), None)?;
     stream.send(&[1])?;
     stream.send(b"x")?;
@@ -166,7 +199,12 @@ fn detach_keys_of_the_client(ctx: &Ctx) -> Outcome {
     stream.read_to_end(&mut rest)?;
     same!(ctx.inspect(&id)?["State"]["Running"], true);
     let bad = ctx.act(&format!("{}&detachKeys=ctrl-aaa", both(&id)))?;
-    ensure!(bad.status == 400 || bad.text().contains("etach"), "bad detach keys: {} {}", bad.status, bad.text());
+    ensure!(
+        bad.status == 400 || bad.text().contains("etach"),
+        "bad detach keys: {} {}",
+        bad.status,
+        bad.text()
+    );
     Ok(())
 }
 
@@ -186,11 +224,15 @@ fn tty_stream(ctx: &Ctx) -> Outcome {
 
 fn tty_resize(ctx: &Ctx) -> Outcome {
     let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
-    let id = ctx.create("c", &json!({"Cmd": ["sh", "-c", script], "OpenStdin": true, "Tty": true}))?;
+    let id = ctx.create(
+        "c",
+        &json!({"Cmd": ["sh", "-c", script], "OpenStdin": true, "Tty": true}),
+    )?;
     let mut stream = ctx.hijack(&format!("{}&stdin=1", both(&id)), None)?;
     ctx.start(&id)?;
     read_until(&mut stream, "ready")?;
-    ctx.act(&format!("/containers/{id}/resize?h=33&w=77"))?.expect(200)?;
+    ctx.act(&format!("/containers/{id}/resize?h=33&w=77"))?
+        .expect(200)?;
     read_until(&mut stream, "33 77")?;
     if ctx.api(42) {
         let out = ctx.run("s", &json!({"Cmd": ["stty", "size"], "Tty": true, "OpenStdin": true, "HostConfig": {"ConsoleSize": [21, 43]}}));
@@ -212,7 +254,10 @@ fn tty_ctrl_c(ctx: &Ctx) -> Outcome {
 }
 
 fn websocket_streams(ctx: &Ctx) -> Outcome {
-    let id = ctx.launch("c", &json!({"Cmd": ["sh", "-c", "while read x; do echo \"got $x\"; done"], "OpenStdin": true}))?;
+    let id = ctx.launch(
+        "c",
+        &json!({"Cmd": ["sh", "-c", "while read x; do echo \"got $x\"; done"], "OpenStdin": true}),
+    )?;
     let path = format!("/containers/{id}/attach/ws?stream=1&stdin=1&stdout=1&stderr=1");
     let (mut socket, _) = websocket::open(ctx.connect()?, &path)?;
     socket.send(b"one\n")?;
@@ -250,7 +295,10 @@ fn client_goes_away(ctx: &Ctx) -> Outcome {
 
 fn exit_code_is_ready_at_the_end(ctx: &Ctx) -> Outcome {
     for n in 0..5 {
-        let id = ctx.create(&format!("c{n}"), &json!({"Cmd": ["sh", "-c", "exit 6"], "HostConfig": {"NetworkMode": "none"}}))?;
+        let id = ctx.create(
+            &format!("c{n}"),
+            &json!({"Cmd": ["sh", "-c", "exit 6"], "HostConfig": {"NetworkMode": "none"}}),
+        )?;
         let mut stream = ctx.hijack(&both(&id), None)?;
         ctx.start(&id)?;
         frames::all(&mut stream)?;
@@ -268,7 +316,10 @@ fn attach_to_stopped(ctx: &Ctx) -> Outcome {
     ctx.wait(&id)?;
     let out = ctx.docker(&["attach", &id])?;
     ensure!(out.code != 0, "attach to a stopped container worked");
-    has!(out.stderr.to_lowercase(), "cannot attach to a stopped container");
+    has!(
+        out.stderr.to_lowercase(),
+        "cannot attach to a stopped container"
+    );
     Ok(())
 }
 
@@ -296,7 +347,8 @@ fn big_stdin(ctx: &Ctx) -> Outcome {
     let data = vec![b'q'; 20_000_000];
     let mut writer = stream.socket().try_clone()?;
     let feeder = thread::spawn(move || {
-        std::io::Write::write_all(&mut writer, &data).and_then(|()| writer.shutdown(Shutdown::Write))
+        std::io::Write::write_all(&mut writer, &data)
+            .and_then(|()| writer.shutdown(Shutdown::Write))
     });
     let out = frames::joined(&frames::all(&mut stream)?, 1);
     same!(out, "20000000\ndone\n");
@@ -305,15 +357,34 @@ fn big_stdin(ctx: &Ctx) -> Outcome {
 }
 
 fn cli_run_with_input(ctx: &Ctx) -> Outcome {
-    same!(ctx.docker_with(&["run", "--rm", "-i", "busybox", "cat"], "data\n")?.ok()?.stdout, "data\n");
-    let out = ctx.docker_with(&["run", "--rm", "-i", "busybox", "sh", "-c", "cat >&2; exit 4"], "to err")?;
+    same!(
+        ctx.docker_with(&["run", "--rm", "-i", "busybox", "cat"], "data\n")?
+            .ok()?
+            .stdout,
+        "data\n"
+    );
+    let out = ctx.docker_with(
+        &[
+            "run",
+            "--rm",
+            "-i",
+            "busybox",
+            "sh",
+            "-c",
+            "cat >&2; exit 4",
+        ],
+        "to err",
+    )?;
     same!(out.stderr, "to err");
     same!(out.code, 4);
     Ok(())
 }
 
 fn cli_attach_no_stdin(ctx: &Ctx) -> Outcome {
-    let id = ctx.launch("c", &json!({"Cmd": ["sh", "-c", "for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done; exit 2"]}))?;
+    let id = ctx.launch(
+        "c",
+        &json!({"Cmd": ["sh", "-c", "for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done; exit 2"]}),
+    )?;
     let out = ctx.docker(&["attach", "--no-stdin", &id])?;
     same!(out.code, 2);
     has!(out.stdout, "5\n6\n");
@@ -321,7 +392,10 @@ fn cli_attach_no_stdin(ctx: &Ctx) -> Outcome {
 }
 
 fn attach_before_start_of_tty(ctx: &Ctx) -> Outcome {
-    let id = ctx.create("c", &json!({"Cmd": ["echo", "hi"], "Tty": true, "OpenStdin": true}))?;
+    let id = ctx.create(
+        "c",
+        &json!({"Cmd": ["echo", "hi"], "Tty": true, "OpenStdin": true}),
+    )?;
     let mut stream = ctx.hijack(&format!("{}&stdin=1", both(&id)), None)?;
     ctx.start(&id)?;
     let mut text = String::new();
@@ -336,17 +410,31 @@ fn empty_streams(ctx: &Ctx) -> Outcome {
     ctx.start(&id)?;
     let start = Instant::now();
     same!(frames::all(&mut stream)?.len(), 0);
-    ensure!(start.elapsed() < Duration::from_secs(10), "the stream ended late");
+    ensure!(
+        start.elapsed() < Duration::from_secs(10),
+        "the stream ended late"
+    );
     Ok(())
 }
 
 fn many_small_writes_keep_order(ctx: &Ctx) -> Outcome {
-    let id = ctx.create("c", &json!({"Cmd": ["sh", "-c", "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done"]}))?;
+    let id = ctx.create(
+        "c",
+        &json!({"Cmd": ["sh", "-c", "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done"]}),
+    )?;
     let mut stream = ctx.hijack(&both(&id), None)?;
     ctx.start(&id)?;
     let out = frames::joined(&frames::all(&mut stream)?, 1);
     let wanted: Vec<Value> = (0..3000).map(Value::from).collect();
-    let got: Vec<Value> = out.lines().filter_map(|l| l.parse::<i64>().ok()).map(Value::from).collect();
-    ensure!(got == wanted, "lines lost or out of order: {} lines", got.len());
+    let got: Vec<Value> = out
+        .lines()
+        .filter_map(|l| l.parse::<i64>().ok())
+        .map(Value::from)
+        .collect();
+    ensure!(
+        got == wanted,
+        "lines lost or out of order: {} lines",
+        got.len()
+    );
     Ok(())
 }

@@ -23,5 +23,12 @@ pub(crate) use cases;
 
 /// All of them.
 pub fn all() -> Vec<Case> {
-    [walkthrough::list(), lifecycle::list(), logs::list(), attach::list(), exec::list()].concat()
+    [
+        walkthrough::list(),
+        lifecycle::list(),
+        logs::list(),
+        attach::list(),
+        exec::list(),
+    ]
+    .concat()
 }

@@ -21,7 +21,10 @@ pub fn list() -> Vec<Case> {
 
 fn curl(ctx: &Ctx, words: &[&str]) -> Outcome<String> {
     let mut command = Command::new("curl");
-    command.args(["-s", "-w", " %{http_code}", "--unix-socket"]).arg(&ctx.world.socket).args(words);
+    command
+        .args(["-s", "-w", " %{http_code}", "--unix-socket"])
+        .arg(&ctx.world.socket)
+        .args(words);
     Ok(ctx.command(command, "")?.ok()?.stdout)
 }
 
@@ -29,7 +32,17 @@ fn curl_create_ps_start(ctx: &Ctx) -> Outcome {
     let name = ctx.name("c");
     let url = format!("http://localhost/containers/create?name={name}");
     let body = r#"{"Image":"busybox","Cmd":["sleep","600"]}"#;
-    let made = curl(ctx, &["-XPOST", "-d", body, "-H", "Content-Type: application/json", &url])?;
+    let made = curl(
+        ctx,
+        &[
+            "-XPOST",
+            "-d",
+            body,
+            "-H",
+            "Content-Type: application/json",
+            &url,
+        ],
+    )?;
     let Some((answer, status)) = made.rsplit_once(' ') else {
         fail!("no status in {made:?}");
     };
@@ -38,13 +51,36 @@ fn curl_create_ps_start(ctx: &Ctx) -> Outcome {
     let id = value["Id"].as_str().unwrap_or_default();
     same!(id.len(), 64);
     same!(value["Warnings"], json!([]));
-    let listed = ctx.docker(&["ps", "-a", "--filter", &format!("name={name}"), "--format", "{{.Status}}|{{.Image}}|{{.Names}}"])?;
+    let listed = ctx.docker(&[
+        "ps",
+        "-a",
+        "--filter",
+        &format!("name={name}"),
+        "--format",
+        "{{.Status}}|{{.Image}}|{{.Names}}",
+    ])?;
     same!(listed.ok()?.line(), format!("Created|busybox|{name}"));
-    same!(ctx.docker(&["ps", "-q", "--filter", &format!("name={name}")])?.ok()?.line(), "");
+    same!(
+        ctx.docker(&["ps", "-q", "--filter", &format!("name={name}")])?
+            .ok()?
+            .line(),
+        ""
+    );
     let start = format!("http://localhost/containers/{id}/start");
     same!(curl(ctx, &["-XPOST", &start])?, " 204");
     same!(curl(ctx, &["-XPOST", &start])?, " 304");
-    has!(ctx.docker(&["ps", "--filter", &format!("name={name}"), "--format", "{{.Status}}"])?.ok()?.stdout, "Up ");
+    has!(
+        ctx.docker(&[
+            "ps",
+            "--filter",
+            &format!("name={name}"),
+            "--format",
+            "{{.Status}}"
+        ])?
+        .ok()?
+        .stdout,
+        "Up "
+    );
     Ok(())
 }
 
@@ -55,7 +91,8 @@ fn events_stream_of_docker_run(ctx: &Ctx) -> Outcome {
     same!(status, 200);
     same!(headers.get("Transfer-Encoding"), "chunked");
     let name = ctx.name("run");
-    ctx.docker(&["run", "-d", "--name", &name, "busybox", "sleep", "600"])?.ok()?;
+    ctx.docker(&["run", "-d", "--name", &name, "busybox", "sleep", "600"])?
+        .ok()?;
     let mut mine = String::new();
     let mut seen = Vec::new();
     while seen.len() < 3 {
@@ -71,11 +108,25 @@ fn events_stream_of_docker_run(ctx: &Ctx) -> Outcome {
         }
         let action = event["Action"].as_str().unwrap_or_default();
         if action != "attach" {
-            let what = attributes["name"].as_str().filter(|n| *n == "bridge").unwrap_or("");
-            seen.push(format!("{} {action}{}{what}", event["Type"].as_str().unwrap_or_default(), if what.is_empty() { "" } else { " " }));
+            let what = attributes["name"]
+                .as_str()
+                .filter(|n| *n == "bridge")
+                .unwrap_or("");
+            seen.push(format!(
+                "{} {action}{}{what}",
+                event["Type"].as_str().unwrap_or_default(),
+                if what.is_empty() { "" } else { " " }
+            ));
         }
     }
-    same!(seen, ["container create", "network connect bridge", "container start"]);
+    same!(
+        seen,
+        [
+            "container create",
+            "network connect bridge",
+            "container start"
+        ]
+    );
     Ok(())
 }
 
@@ -91,7 +142,12 @@ fn socket_inside_a_terminal(ctx: &Ctx) -> Outcome {
     );
     thread::scope(|scope| {
         let noise = scope.spawn(|| {
-            until(30, "container inside", || Ok(ctx.inspect(&name).ok().filter(|i| i["State"]["Running"] == true)))?;
+            until(30, "container inside", || {
+                Ok(ctx
+                    .inspect(&name)
+                    .ok()
+                    .filter(|i| i["State"]["Running"] == true))
+            })?;
             for n in 0..14 {
                 ctx.create(&format!("n{n}"), &json!({}))?;
                 ctx.remove(&ctx.name(&format!("n{n}")))?;
@@ -117,11 +173,22 @@ fn socket_inside_a_terminal(ctx: &Ctx) -> Outcome {
 fn run_is_create_attach_wait_start(ctx: &Ctx) -> Outcome {
     let name = ctx.name("by-hand");
     let body = json!({"Image": "busybox", "Cmd": ["sh", "-c", "echo out; echo err >&2; exit 7"], "AttachStdout": true, "AttachStderr": true});
-    let made = ctx.post(&format!("/containers/create?name={name}"), &body)?.expect(201)?.json()?;
+    let made = ctx
+        .post(&format!("/containers/create?name={name}"), &body)?
+        .expect(201)?
+        .json()?;
     let id = made["Id"].as_str().unwrap_or_default();
-    let mut attached = ctx.hijack(&format!("/containers/{id}/attach?stream=1&stdout=1&stderr=1"), None)?;
+    let mut attached = ctx.hijack(
+        &format!("/containers/{id}/attach?stream=1&stdout=1&stderr=1"),
+        None,
+    )?;
     let mut waiting = ctx.connect()?;
-    waiting.request("POST", &format!("/containers/{id}/wait?condition=next-exit"), &[], None)?;
+    waiting.request(
+        "POST",
+        &format!("/containers/{id}/wait?condition=next-exit"),
+        &[],
+        None,
+    )?;
     // the client starts only after these headers have come
     same!(waiting.head("POST")?.0, 200);
     ctx.start(id)?;
