@@ -1,10 +1,27 @@
 //! Further processes in a running container.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use longshore_sys::{
+    clone::{CloneOptions, clone_process},
+    namespace,
+};
+use rustix::{
+    fs::{Mode, OFlags},
+    process::DumpableBehavior,
+};
 
 use crate::{
-    parent::{LaunchedProcess, StdioFds},
+    cgroup::Cgroup,
+    channel::{Channel, Word},
+    devices,
+    failure::Context,
+    mounts::IN_ROOT,
+    namespaces::PidNamespaceVisit,
+    parent::{LaunchedProcess, StdioFds, await_exec},
     plan::{LaunchFailure, ProcessPlan},
+    process::{self, Candidate, Streams},
+    pty,
 };
 
 /// The container that a process joins.
@@ -17,6 +34,12 @@ pub struct ExecTarget<'a> {
     pub cgroup_path: &'a str,
 }
 
+const NAMESPACES: i32 = libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
 /// Runs one more process inside the container's namespaces and cgroups. Blocks until the exec has succeeded or failed.
 ///
 /// # Errors
@@ -26,6 +49,139 @@ pub fn exec_in(
     process: &ProcessPlan,
     stdio: StdioFds,
 ) -> Result<LaunchedProcess, LaunchFailure> {
-    let _ = (target, process, stdio);
-    Err(LaunchFailure::system("exec", rustix::io::Errno::NOSYS))
+    let cgroup = Cgroup::open(target.cgroup_path);
+    let unified = cgroup
+        .open_unified()
+        .context("open the container's cgroup")?;
+    let pid_namespace: OwnedFd = std::fs::File::open(format!("/proc/{}/ns/pid", target.pid))
+        .context("open the container's pid namespace")?
+        .into();
+    if !longshore_sys::process::is_alive(target.pidfd) {
+        return Err(LaunchFailure::system(
+            "join the container",
+            rustix::io::Errno::SRCH,
+        ));
+    }
+    let (ours, theirs) = Channel::pair().context("make the channel to the child")?;
+    let child = {
+        let _visit = PidNamespaceVisit::begin(&pid_namespace)?;
+        let options = CloneOptions {
+            namespaces: 0,
+            cgroup: unified.as_ref().map(AsFd::as_fd),
+            close_in_child: &[ours.as_fd()],
+        };
+        let cgroup = &cgroup;
+        clone_process(&options, move || {
+            run(target, process, stdio, cgroup, theirs)
+        })
+        .context("clone3")?
+    };
+    await_exec(child, &ours, Ok(()))
+}
+
+fn run(
+    target: &ExecTarget<'_>,
+    process: &ProcessPlan,
+    stdio: StdioFds,
+    cgroup: &Cgroup,
+    channel: Channel,
+) -> i32 {
+    let (channel, failure) = match join(target, process, stdio, cgroup, &channel) {
+        Err(failure) => (channel, failure),
+        Ok((root, streams)) => Candidate {
+            root: root.as_fd(),
+            process,
+            streams,
+            channel,
+            init: false,
+        }
+        .execute(),
+    };
+    let _ = channel.send(&Word::Failed(failure));
+    1
+}
+
+fn join(
+    target: &ExecTarget<'_>,
+    process: &ProcessPlan,
+    stdio: StdioFds,
+    cgroup: &Cgroup,
+    channel: &Channel,
+) -> Result<(OwnedFd, Streams), LaunchFailure> {
+    // Before the container's processes can see us.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .context("make the process not dumpable")?;
+    process::set_oom_score_adj(process.oom_score_adj)?;
+    cgroup.join_v1().context("join the cgroups")?;
+    let host_null = open_null(open_root("open the host's root")?.as_fd())?;
+    namespace::enter(target.pidfd, NAMESPACES).context("join the container's namespaces")?;
+    let root = open_root("open the container's root")?;
+    let _ = namespace::join_session_keyring("_ses.exec");
+    // The container's own node has its own path; but only if it still is what it should be.
+    let null = open_null(root.as_fd()).unwrap_or(host_null);
+    let terminal = if process.terminal {
+        Some(terminal(process, root.as_fd(), channel)?)
+    } else {
+        None
+    };
+    Ok((
+        root,
+        Streams {
+            stdio,
+            terminal,
+            null,
+        },
+    ))
+}
+
+fn open_root(doing: &str) -> Result<OwnedFd, LaunchFailure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/", flags, Mode::empty()).context(doing)
+}
+
+/// /dev/null below `root`, for reading and writing. Looked at before it is opened: opening an unknown device may do things.
+fn open_null(root: BorrowedFd<'_>) -> Result<OwnedFd, LaunchFailure> {
+    let open = |flags| {
+        rustix::fs::openat2(
+            root,
+            "dev/null",
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            IN_ROOT,
+        )
+    };
+    let path = open(OFlags::PATH).context("open /dev/null")?;
+    if devices::is_null(path.as_fd()).unwrap_or(false) {
+        let null = open(OFlags::RDWR | OFlags::NOCTTY).context("open /dev/null")?;
+        if devices::is_null(null.as_fd()).unwrap_or(false) {
+            return Ok(null);
+        }
+    }
+    Err(LaunchFailure::system(
+        "/dev/null is something else",
+        rustix::io::Errno::NXIO,
+    ))
+}
+
+fn terminal(
+    process: &ProcessPlan,
+    root: BorrowedFd<'_>,
+    channel: &Channel,
+) -> Result<OwnedFd, LaunchFailure> {
+    let pts = rustix::fs::openat2(
+        root,
+        "dev/pts",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        IN_ROOT,
+    )
+    .context("open the container's /dev/pts")?;
+    let terminal = pty::open(pts.as_fd()).context("open a terminal")?;
+    if let Some((rows, columns)) = process.console_size {
+        pty::set_window_size(&terminal.master, rows, columns).context("size the terminal")?;
+    }
+    channel
+        .send(&Word::Terminal(terminal.master))
+        .context("hand out the terminal")?;
+    Ok(terminal.slave)
 }

@@ -1,10 +1,22 @@
 //! The launching side: runs in the shim, outside the container.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+
+use longshore_sys::{
+    clone::{Child, CloneOptions, clone_process},
+    namespace,
+    process::send_signal,
+};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::{
     cgroup::Cgroup,
-    plan::{LaunchFailure, LaunchPlan},
+    channel::{Channel, Word},
+    child::{self, Birth},
+    failure::Context,
+    namespaces::{self, PidNamespaceVisit},
+    net,
+    plan::{LaunchFailure, LaunchPlan, NamespaceMode},
 };
 
 /// The container's ends of its standard streams. `None` is /dev/null. Ignored when the process has a terminal.
@@ -45,6 +57,147 @@ pub struct Launched {
 /// [`LaunchFailure`] with the text that follows `unable to start container process: ` in Docker's messages; for
 /// `Invalid` the whole text.
 pub fn launch(plan: &LaunchPlan, stdio: StdioFds) -> Result<Launched, LaunchFailure> {
-    let _ = (plan, stdio);
-    Err(LaunchFailure::system("launch", rustix::io::Errno::NOSYS))
+    let cgroup = Cgroup::open(&plan.cgroup.path);
+    let result = launch_in(plan, stdio, &cgroup);
+    match result {
+        Ok((process, mnt_ns)) => Ok(Launched {
+            process,
+            mnt_ns,
+            cgroup,
+        }),
+        Err(failure) => {
+            // The first failure is the one to tell; a group that stays is found again by the engine's recovery.
+            let _ = cgroup.remove();
+            Err(failure)
+        }
+    }
+}
+
+fn launch_in(
+    plan: &LaunchPlan,
+    stdio: StdioFds,
+    cgroup: &Cgroup,
+) -> Result<(LaunchedProcess, OwnedFd), LaunchFailure> {
+    let unified = cgroup
+        .create_unified(&plan.cgroup)
+        .context("make the cgroup")?;
+    let joins = namespaces::open_joins(&plan.namespaces)?;
+    let (ours, theirs) = Channel::pair().context("make the channel to the child")?;
+    let child = {
+        let _visit = joins
+            .pid
+            .as_ref()
+            .map(PidNamespaceVisit::begin)
+            .transpose()?;
+        let options = CloneOptions {
+            namespaces: namespaces::clone_flags(&plan.namespaces),
+            cgroup: unified.as_ref().map(AsFd::as_fd),
+            close_in_child: &[ours.as_fd()],
+        };
+        let birth = Birth {
+            plan,
+            joins: &joins,
+            cgroup,
+            stdio,
+            channel: theirs,
+        };
+        clone_process(&options, move || child::run(birth)).context("clone3")?
+    };
+    drop(unified);
+    let result = attend(plan, cgroup, &child, &ours);
+    finish(child, &ours, result)
+}
+
+/// The parent's share of the work while the child mounts.
+fn attend(
+    plan: &LaunchPlan,
+    cgroup: &Cgroup,
+    child: &Child,
+    channel: &Channel,
+) -> Result<(), LaunchFailure> {
+    cgroup.create_v1(&plan.cgroup).context("make the cgroups")?;
+    if channel.send(&Word::Cgroups).is_err() {
+        // The child has failed already; what it said is still to be read.
+        return Ok(());
+    }
+    if plan.namespaces.net == NamespaceMode::New && !plan.interfaces.is_empty() {
+        match channel.receive().context("listen to the container")? {
+            Some(Word::NetworkNamespace) => {}
+            Some(Word::Failed(failure)) => return Err(failure),
+            _ => return Err(died()),
+        }
+        net::create(&plan.interfaces, child.pid)?;
+        let _ = channel.send(&Word::Interfaces);
+    }
+    Ok(())
+}
+
+fn died() -> LaunchFailure {
+    LaunchFailure::system(
+        "error during container init: the process has ended",
+        rustix::io::Errno::SRCH,
+    )
+}
+
+fn finish(
+    child: Child,
+    channel: &Channel,
+    attended: Result<(), LaunchFailure>,
+) -> Result<(LaunchedProcess, OwnedFd), LaunchFailure> {
+    let process = await_exec(child, channel, attended)?;
+    match namespace::mount_namespace(process.pid, process.pidfd.as_fd()) {
+        Ok(mnt_ns) => Ok((process, mnt_ns)),
+        // It has ended already and is a zombie: there are no mounts left to hold.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            let own =
+                std::fs::File::open("/proc/self/ns/mnt").context("open our mount namespace")?;
+            Ok((process, own.into()))
+        }
+        Err(error) => {
+            end(&process.pidfd);
+            Err(LaunchFailure::system("open the mount namespace", error))
+        }
+    }
+}
+
+/// Reads the child's words until it has executed its program; ends and reaps it when anything failed.
+pub(crate) fn await_exec(
+    child: Child,
+    channel: &Channel,
+    attended: Result<(), LaunchFailure>,
+) -> Result<LaunchedProcess, LaunchFailure> {
+    match attended.and_then(|()| listen(channel)) {
+        Ok(terminal) => Ok(LaunchedProcess {
+            start_time: namespaces::start_time_of(child.pid).unwrap_or(0),
+            pid: child.pid,
+            pidfd: child.pidfd,
+            terminal,
+        }),
+        Err(failure) => {
+            end(&child.pidfd);
+            Err(failure)
+        }
+    }
+}
+
+fn listen(channel: &Channel) -> Result<Option<OwnedFd>, LaunchFailure> {
+    let mut terminal = None;
+    let mut executing = false;
+    loop {
+        match channel.receive().context("listen to the container")? {
+            Some(Word::Terminal(master)) => terminal = Some(master),
+            Some(Word::Executing) => executing = true,
+            Some(Word::Failed(failure)) => return Err(failure),
+            Some(_) => {}
+            None if executing => return Ok(terminal),
+            None => return Err(died()),
+        }
+    }
+}
+
+/// Kills and reaps a child that is of no use.
+fn end(pidfd: &OwnedFd) {
+    let _ = send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ =
+        rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED));
 }

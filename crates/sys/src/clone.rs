@@ -37,8 +37,8 @@ pub struct CloneOptions<'a> {
     pub namespaces: u64,
     /// The child is born in this cgroup2 directory.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The child becomes a sibling: its parent is the caller's parent.
-    pub sibling: bool,
+    /// Descriptors of the parent that the child closes first of all.
+    pub close_in_child: &'a [BorrowedFd<'a>],
 }
 
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
@@ -73,10 +73,6 @@ pub fn clone_process(options: &CloneOptions<'_>, child: impl FnOnce() -> i32) ->
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
     };
-    if options.sibling {
-        args.flags |= libc::CLONE_PARENT as u64;
-        args.exit_signal = 0;
-    }
     if let Some(cgroup) = options.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
@@ -91,6 +87,10 @@ pub fn clone_process(options: &CloneOptions<'_>, child: impl FnOnce() -> i32) ->
         )
     })?;
     if pid == 0 {
+        for fd in options.close_in_child {
+            // SAFETY: the copy never returns into the frames that own the descriptor, so nobody uses or closes it again here.
+            unsafe { libc::close(fd.as_raw_fd()) };
+        }
         let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101);
         // SAFETY: _exit ends the copy without running the caller's destructors and atexit handlers.
         unsafe { libc::_exit(code) }
@@ -101,4 +101,23 @@ pub fn clone_process(options: &CloneOptions<'_>, child: impl FnOnce() -> i32) ->
         pid: pid as i32,
         pidfd,
     })
+}
+
+/// A plain fork by the old call, for a process under a filter that knows no clone3. Runs `child` in the copy, as
+/// [`clone_process`] does; the parent gets the pid.
+///
+/// # Errors
+/// `EINVAL` when the process has more than one thread; else what fork(2) says.
+pub fn fork(child: impl FnOnce() -> i32) -> io::Result<i32> {
+    if !single_threaded() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: one thread only, so no lock is held by another in the copy; the copy leaves by _exit below.
+    let pid = crate::check(unsafe { libc::fork() }.into())?;
+    if pid == 0 {
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101);
+        // SAFETY: _exit ends the copy without running the caller's destructors and atexit handlers.
+        unsafe { libc::_exit(code) }
+    }
+    Ok(pid as i32)
 }

@@ -13,6 +13,7 @@ pub mod netlink;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
+pub mod signals;
 
 use std::io;
 
