@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         (Some("hello"), _) => hello::main(rest),
         (Some("dockerd"), _) => daemon(rest),
         (_, Some("daemon")) => daemon(&rest[1..]),
+        (_, Some(longshore_shim::zygote::ROLE)) => longshore_shim::zygote::zygote_main(),
         _ => client::main(rest),
     }
 }

@@ -5,16 +5,18 @@
 //! | daemon says | shim answers | later |
 //! |---|---|---|
 //! | `Launch` (first frame, postcard) | `Started` + pidfd, or `LaunchFailed` and the shim ends | `Exited` |
-//! | `Attach` + socket | `Done` | the socket carries frames until the daemon closes it or the container has ended |
-//! | `Exec` (+ socket) | `ExecStarted` or `Failed` | `ExecExited` |
+//! | `Attach` + socket | `Done` | the socket carries frames until the daemon closes it or has said `Release` |
+//! | `Exec` (+ socket) | `ExecStarted` or `Failed` | `ExecExited`, then the end of the socket |
 //! | `Resize`, `ExecResize`, `ExecSignal` | `Done` or `Failed` | |
-//! | `Release` | nothing: the shim removes cgroups, socket and itself | |
+//! | `Release` | nothing: clients get the end of their streams, the shim removes cgroups, socket and itself | |
 //! | (connects again to `shim.sock`) | `Hello` | as before |
 
 use std::path::PathBuf;
 
 pub use longshore_launcher::plan::*;
 use serde::{Deserialize, Serialize};
+
+pub use crate::stdio::AttachStreams;
 
 /// Version of this table; a shim says its own in `Hello`.
 pub const PROTOCOL: u32 = 1;
@@ -28,6 +30,9 @@ pub struct LaunchRequest {
     pub log: LogPlan,
     /// `StdinOnce`: the first attached client's end of input closes the container's stdin.
     pub stdin_once: bool,
+    /// Clients that are attached before the container runs, so that they miss nothing: the frame carries one stream socket each,
+    /// in this order.
+    pub attach: Vec<AttachStreams>,
 }
 
 /// Where the container's output goes besides attached clients.
@@ -96,13 +101,14 @@ pub enum RequestBody {
 /// From the shim to the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
-    /// First word on every new connection after the launch.
+    /// First word on every new connection after the launch. Carries the pidfd of the container's first process while it lives.
     Hello {
         protocol: u32,
         container: String,
         pid: i32,
         start_time: u64,
         exited: Option<Exit>,
+        /// Those that run, and the last ones that have ended.
         execs: Vec<ExecState>,
     },
     /// Carries the pidfd of the container's first process.

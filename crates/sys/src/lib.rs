@@ -14,6 +14,7 @@ pub mod process;
 pub mod seccomp;
 pub mod signal;
 pub mod signals;
+pub mod title;
 
 use std::io;
 

@@ -14,3 +14,12 @@ pub fn trim() {
         libc::malloc_trim(0);
     }
 }
+
+/// Blocks of at least `bytes` always get a mapping of their own, which goes back to the kernel when it is freed. (By default glibc raises
+/// the limit when such a block is freed, and the next one stays in the heap.)
+pub fn map_large_blocks(bytes: i32) {
+    // SAFETY: mallopt takes two integers and touches only the allocator's own parameters, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, bytes);
+    }
+}
