@@ -94,6 +94,11 @@ impl Ctx {
         self.world.api >= (1, minor)
     }
 
+    /// Whether a status says that the request was wrong; daemons before API 1.44 sometimes answer 500 to that.
+    pub fn refused(&self, status: u16) -> bool {
+        (400..500).contains(&status) || (status == 500 && !self.api(44))
+    }
+
     pub fn connect(&self) -> Outcome<Connection> {
         Ok(Connection::open(&self.world.socket)?)
     }

@@ -1,5 +1,7 @@
 //! `e2e`: runs the cases against an engine and says which of them failed.
 
+#![recursion_limit = "512"]
+
 mod cases;
 mod context;
 mod host;

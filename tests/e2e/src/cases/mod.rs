@@ -1,9 +1,13 @@
 //! The cases, one file a noun.
 
 mod attach;
+mod events;
 mod exec;
 mod lifecycle;
+mod list;
 mod logs;
+mod names;
+mod wait;
 mod walkthrough;
 
 use crate::runner::Case;
@@ -29,6 +33,10 @@ pub fn all() -> Vec<Case> {
         logs::list(),
         attach::list(),
         exec::list(),
+        wait::list(),
+        events::list(),
+        names::list(),
+        list::list(),
     ]
     .concat()
 }
