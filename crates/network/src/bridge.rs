@@ -1,6 +1,6 @@
 //! Bringing a bridge into the state that is wanted.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use longshore_model::{Error, Result};
 use rustix::io::Errno;
@@ -12,6 +12,8 @@ use crate::{
     manager::{Network, default_pools, link_failed, random_mac},
     types::{Bridge, BridgeSpec, Subnet},
 };
+
+const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Makes or takes over the bridge of `spec`. Our alias on a link says that an engine made it.
 pub fn ensure(links: &mut Links, spec: &BridgeSpec, engine: &str) -> Result<Network> {
@@ -30,9 +32,13 @@ pub fn ensure(links: &mut Links, spec: &BridgeSpec, engine: &str) -> Result<Netw
     if let Some((gateway6, prefix6)) = spec.ipv6 {
         host::enable_ipv6(&spec.name);
         host::forward_ipv6()?;
-        links
-            .address(link.index, gateway6.into(), prefix6, false)
-            .map_err(|e| link_failed("give an IPv6 address to", &spec.name, &e))?;
+        // The link-local address is the one that docker gives as well: neighbours are asked from it, and it is usable at
+        // once, unlike the kernel's own, which is first checked for a duplicate.
+        for (address, prefix) in [(LINK_LOCAL, 64), (gateway6, prefix6)] {
+            links
+                .address(link.index, address.into(), prefix, false)
+                .map_err(|e| link_failed("give an IPv6 address to", &spec.name, &e))?;
+        }
         let subnet = Subnet::of(gateway6.into(), prefix6);
         let mut pool = Pool::new(subnet);
         pool.take_exactly(gateway6.into(), "gateway")?;

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
 };
 
 use longshore_model::{Error, Result, error::go_errno};
@@ -247,6 +247,11 @@ fn open_bound(proto: Protocol, address: SocketAddr) -> rustix::io::Result<OwnedF
     }
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if proto == Protocol::Udp {
+        // The relay's answers must come from the address that was called. Without this only clients of the host's first
+        // address are served.
+        let _ = longshore_sys::datagram::report_local(socket.as_fd(), address.is_ipv6());
     }
     bind(&socket, &address)?;
     if proto != Protocol::Udp {

@@ -5,6 +5,7 @@
 pub mod activation;
 pub mod bpf;
 pub mod clone;
+pub mod datagram;
 pub mod exec;
 pub mod malloc;
 pub mod mount;

@@ -3,7 +3,7 @@
 //! A bridge adds rules, and the table is replaced when one comes or goes. A published port is only an element of a map, so
 //! that publishing costs the same with ten ports as with ten thousand.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use longshore_sys::netlink::Message;
 
@@ -268,7 +268,19 @@ fn destination_rules(bridges: &[RuledBridge<'_>], filtered: Filtered) -> Vec<Rul
             .for_this_host()
             .verdict(Verdict::Goto(PUBLISHED)),
     );
-    // Without route_localnet the kernel refuses to send from 127.0.0.1 to a bridge: the relay serves those.
+    // IPv6 has nothing like route_localnet: the relay serves `::1`.
+    rules.push(
+        Rule::new(OUTPUT)
+            .address(
+                true,
+                &Subnet {
+                    address: IpAddr::V6(Ipv6Addr::LOCALHOST),
+                    prefix: 128,
+                },
+            )
+            .verdict(Verdict::Return),
+    );
+    // Without route_localnet the kernel refuses to send from 127.0.0.1 to a bridge: the relay again.
     if !bridges.iter().all(|b| b.localnet) {
         rules.push(
             Rule::new(OUTPUT)

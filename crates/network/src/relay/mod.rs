@@ -25,7 +25,10 @@ use rustix::{
     io::Errno,
 };
 
-use self::{tcp::Connection, udp::Session};
+use self::{
+    tcp::Connection,
+    udp::{Client, Session},
+};
 use crate::types::Protocol;
 
 /// Name of the wake-up descriptor in the epoll; listeners and flows count upwards from 1.
@@ -197,8 +200,7 @@ struct Worker {
     /// Tokens of both ends of a connection lead to the connection.
     ends: HashMap<u64, u64>,
     sessions: HashMap<u64, Session>,
-    /// UDP sessions by listener and client.
-    clients: HashMap<(u64, SocketAddr), u64>,
+    clients: HashMap<Client, u64>,
     /// Connections that were interrupted to let others go on.
     ready: Vec<u64>,
     swept: Instant,

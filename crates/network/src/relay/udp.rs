@@ -1,17 +1,19 @@
 //! UDP through the relay: one socket to the container for each client, so that answers find back.
 
 use std::{
-    net::SocketAddr,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use longshore_sys::datagram::{self, Datagram};
 use rustix::{
     io::Errno,
     net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, ipproto, recv,
-        recvfrom, send, sendto, socket_with,
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, send,
+        socket_with,
     },
 };
 
@@ -24,9 +26,12 @@ const TURN: usize = 256;
 /// Sessions of the whole engine: each costs a descriptor, and clients' addresses can be forged.
 const MOST: usize = 2048;
 
+/// Who is served: the listener, the client's address, and the address of this host that it called.
+pub type Client = (u64, SocketAddr, Option<IpAddr>);
+
 pub struct Session {
     pub listener: Arc<Listener>,
-    client: SocketAddr,
+    client: Client,
     backend: OwnedFd,
     used: Instant,
 }
@@ -35,41 +40,41 @@ impl Worker {
     /// From clients to the container.
     pub(super) fn datagrams(&mut self, listener: &Arc<Listener>) {
         for _ in 0..TURN {
-            match recvfrom(listener.as_fd(), &mut self.scratch[..], RecvFlags::empty()) {
-                Ok((length, _, Some(client))) => {
-                    let Ok(client) = SocketAddr::try_from(client) else {
-                        continue;
-                    };
-                    let Some(session) = self
-                        .session(listener, client)
-                        .and_then(|token| self.sessions.get_mut(&token))
-                    else {
-                        continue;
-                    };
+            match datagram::receive(listener.as_fd(), &mut self.scratch) {
+                Ok(got) => {
+                    // Loopback addresses are for this host's own programs.
+                    let misdirected =
+                        got.local.is_some_and(|l| l.is_loopback()) && !got.peer.ip().is_loopback();
+                    let session = (!misdirected)
+                        .then(|| self.session(listener, &got))
+                        .flatten()
+                        .and_then(|token| self.sessions.get_mut(&token));
+                    let Some(session) = session else { continue };
                     session.used = Instant::now();
-                    let datagram = &self.scratch[..length];
+                    let data = &self.scratch[..got.length];
                     // A datagram that cannot go now is lost, as UDP may. A refusal is that of an earlier one.
                     if let Err(Errno::CONNREFUSED) =
-                        send(&session.backend, datagram, SendFlags::empty())
+                        send(&session.backend, data, SendFlags::empty())
                     {
-                        let _ = send(&session.backend, datagram, SendFlags::empty());
+                        let _ = send(&session.backend, data, SendFlags::empty());
                     }
                 }
-                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
         }
     }
 
     /// The session of a client, opened when there is none.
-    fn session(&mut self, listener: &Arc<Listener>, client: SocketAddr) -> Option<u64> {
-        match self.clients.get(&(listener.token, client)) {
+    fn session(&mut self, listener: &Arc<Listener>, got: &Datagram) -> Option<u64> {
+        let key = (listener.token, got.peer, got.local);
+        match self.clients.get(&key) {
             Some(token) => Some(*token),
-            None => self.open_session(listener, client),
+            None => self.open_session(listener, key),
         }
     }
 
-    fn open_session(&mut self, listener: &Arc<Listener>, client: SocketAddr) -> Option<u64> {
+    fn open_session(&mut self, listener: &Arc<Listener>, client: Client) -> Option<u64> {
         if self.sessions.len() >= MOST {
             return None;
         }
@@ -84,7 +89,7 @@ impl Worker {
         let token = self.shared.token();
         self.shared.watch(backend.as_fd(), token, false).ok()?;
         listener.flows.fetch_add(1, Ordering::SeqCst);
-        self.clients.insert((listener.token, client), token);
+        self.clients.insert(client, token);
         self.sessions.insert(
             token,
             Session {
@@ -110,12 +115,9 @@ impl Worker {
         loop {
             match recv(&session.backend, &mut self.scratch[..], RecvFlags::empty()) {
                 Ok((length, _)) => {
-                    let _ = sendto(
-                        session.listener.as_fd(),
-                        &self.scratch[..length],
-                        SendFlags::empty(),
-                        &session.client,
-                    );
+                    let (_, peer, local) = session.client;
+                    let data = &self.scratch[..length];
+                    let _ = datagram::send(session.listener.as_fd(), data, peer, local);
                 }
                 // The container's port is closed: reported once for each datagram.
                 Err(Errno::INTR | Errno::CONNREFUSED) => {}
@@ -144,8 +146,7 @@ impl Worker {
     pub(super) fn close_session(&mut self, token: u64) {
         if let Some(session) = self.sessions.remove(&token) {
             session.listener.flows.fetch_sub(1, Ordering::SeqCst);
-            self.clients
-                .remove(&(session.listener.token, session.client));
+            self.clients.remove(&session.client);
         }
     }
 }
