@@ -256,7 +256,7 @@ pub fn process(args: &[&str]) -> ProcessPlan {
         additional_groups: Vec::new(),
         capabilities: caps::DEFAULT,
         no_new_privileges: false,
-        seccomp: None,
+        seccomp: Some(longshore_launcher::seccomp::default_filter(caps::DEFAULT)),
         rlimits: Vec::new(),
         oom_score_adj: Some(0),
         terminal: false,
