@@ -1,5 +1,7 @@
 //! The log's writer and reader together, over real files.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     io::Write,
