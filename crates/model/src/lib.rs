@@ -14,4 +14,5 @@ pub mod time;
 pub use error::{Error, ErrorKind, Result};
 pub use event::Event;
 pub use id::ContainerId;
+pub use reference::Reference;
 pub use time::Timestamp;

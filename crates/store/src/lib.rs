@@ -3,15 +3,20 @@
 
 mod containers;
 pub mod durable;
+mod embedded;
 mod housekeeper;
+pub mod images;
 mod lock;
 mod records;
 mod store;
+mod tarball;
 mod trash;
 mod usage;
 mod volumes;
 
 pub use containers::{ContainerDirs, Containers};
+pub use embedded::HELLO;
+pub use images::{Images, Lease};
 pub use records::{Batch, Durability, EventRange, NewEvent, Quarantined, Table};
 pub use store::{OpenReport, Store};
 pub use volumes::Volumes;

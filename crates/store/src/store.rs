@@ -16,10 +16,11 @@ use rusqlite::Connection;
 use crate::{
     containers::Containers,
     housekeeper::{Chore, Housekeeper},
+    images::{Images, StoredImages},
     lock::Lock,
     records::{
-        Batch, Database, Done, Durability, EventRange, Job, OnCommit, Opened, Quarantined, Table,
-        Writer, read_events, sql_error,
+        Batch, Committer, Database, Done, Durability, EventRange, OnCommit, Opened, Quarantined,
+        Table, Writer, read_events, sql_error,
     },
     trash::Trash,
     volumes::Volumes,
@@ -46,7 +47,8 @@ struct Inner {
     root: PathBuf,
     containers: Containers,
     volumes: Volumes,
-    jobs: Option<Sender<Job>>,
+    images: Images,
+    committer: Committer,
     reader: Mutex<Connection>,
     last_seq: Arc<AtomicU64>,
     chores: Sender<Chore>,
@@ -78,7 +80,8 @@ impl Store {
         report.quarantined = quarantined;
 
         let (chores, chore_queue) = mpsc::channel();
-        let (jobs, job_queue) = mpsc::channel();
+        let (messages, message_queue) = mpsc::channel();
+        let committer = Committer::new(messages);
         let writer = Writer::new(writer, on_commit, chores.clone(), lock.clone())?;
         let last_seq = writer.last_seq.clone();
         let stopping = Arc::new(AtomicBool::new(false));
@@ -88,16 +91,35 @@ impl Store {
             stopping: stopping.clone(),
         };
         let threads = vec![
-            spawn("store-writer", move || writer.run(&job_queue))?,
+            spawn("store-writer", move || writer.run(&message_queue))?,
             spawn("store-chores", move || housekeeper.run(&chore_queue))?,
         ];
         let trash = Trash::new(data_root, chores.clone());
         let _ = chores.send(Chore::Trash);
+        let stored = StoredImages {
+            images: read_records(&reader, Table::Image)?,
+            tags: read_records(&reader, Table::Tag)?,
+            layers: read_records(&reader, Table::Layer)?,
+        };
+        let (images, unusable) = Images::open(data_root, trash.clone(), committer.clone(), stored)?;
+        let quarantined = unusable
+            .into_iter()
+            .map(|(table, key, reason)| Quarantined {
+                table: table.name().to_owned(),
+                key,
+                reason,
+            });
+        report.quarantined.extend(quarantined);
+        // Records that were lost with a broken database must not take the files along: a person may want them.
+        if report.moved_aside.is_none() {
+            report.removed.extend(images.collect_garbage()?);
+        }
         let inner = Inner {
             root: data_root.to_owned(),
             containers: Containers::new(data_root, trash.clone()),
             volumes: Volumes::new(data_root, trash.clone()),
-            jobs: Some(jobs),
+            images,
+            committer,
             reader: Mutex::new(reader),
             last_seq,
             chores,
@@ -115,18 +137,7 @@ impl Store {
     /// gives events their position and time, calls `on_commit`, then `done`, both on its own thread. `done` must not
     /// block and must not call [`Self::commit`].
     pub fn submit(&self, batch: Batch, durability: Durability, done: Done) {
-        let job = Job {
-            batch,
-            durability,
-            done,
-        };
-        let refused = match &self.inner.jobs {
-            Some(jobs) => jobs.send(job).err().map(|mpsc::SendError(job)| job),
-            None => Some(job),
-        };
-        if let Some(job) = refused {
-            (job.done)(Err(Error::unavailable("the store is closed")));
-        }
+        self.inner.committer.submit(batch, durability, done);
     }
 
     /// [`Self::submit`], waiting for the result.
@@ -134,18 +145,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be written: nothing of the batch is kept then.
     pub fn commit(&self, batch: Batch, durability: Durability) -> Result<Vec<Event>> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        self.submit(
-            batch,
-            durability,
-            Box::new(move |result| {
-                // Nobody waits any more when the receiver is gone.
-                let _ = sender.send(result);
-            }),
-        );
-        receiver
-            .recv()
-            .unwrap_or_else(|_| Err(Error::unavailable("the store is closed")))
+        self.inner.committer.commit(batch, durability)
     }
 
     /// All records of a kind, ordered by key.
@@ -153,17 +153,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn records(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>> {
-        let reader = self.reader();
-        let read = || -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
-            reader
-                .prepare(&format!(
-                    "SELECT key, value FROM {} ORDER BY key",
-                    table.name()
-                ))?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
-        };
-        read().map_err(|e| sql_error(&format!("read {} records", table.name()), &e))
+        read_records(&self.reader(), table)
     }
 
     /// Puts a record that cannot be understood out of use; its bytes are kept for a person to look at.
@@ -194,6 +184,11 @@ impl Store {
         &self.inner.root
     }
 
+    /// Images, their layers and names.
+    pub fn images(&self) -> &Images {
+        &self.inner.images
+    }
+
     /// Containers' directories.
     pub fn containers(&self) -> &Containers {
         &self.inner.containers
@@ -216,7 +211,7 @@ impl Store {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
-        drop(self.jobs.take());
+        self.committer.stop();
         let _ = self.chores.send(Chore::Stop);
         for handle in self.threads.drain(..) {
             // The last clone may die in a callback on the writer thread itself.
@@ -225,6 +220,19 @@ impl Drop for Inner {
             }
         }
     }
+}
+
+fn read_records(reader: &Connection, table: Table) -> Result<Vec<(String, Vec<u8>)>> {
+    let read = || -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
+        reader
+            .prepare(&format!(
+                "SELECT key, value FROM {} ORDER BY key",
+                table.name()
+            ))?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
+    };
+    read().map_err(|e| sql_error(&format!("read {} records", table.name()), &e))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
@@ -240,6 +248,7 @@ fn make_folders(root: &Path) -> Result<()> {
         "",
         "blobs/sha256",
         "layers",
+        "init",
         "containers",
         "volumes",
         "trash",
@@ -250,10 +259,16 @@ fn make_folders(root: &Path) -> Result<()> {
             .map_err(|e| Error::io(format_args!("mkdir {}", path.display()), e))?;
     }
     for (name, mode) in [
-        ("", 0o711),
+        // Layers hold set-user-id programs and device nodes that are no business of the host's users. The kernel does
+        // not ask these folders' modes when a container reads its root.
+        ("", 0o710),
         ("tmp", 0o700),
         ("trash", 0o700),
         ("blobs", 0o700),
+        ("layers", 0o700),
+        ("init", 0o700),
+        ("containers", 0o710),
+        ("volumes", 0o701),
     ] {
         let path = root.join(name);
         rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(mode))

@@ -1,4 +1,5 @@
 //! Directories of containers and volumes, and the trash.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

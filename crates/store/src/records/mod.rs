@@ -12,4 +12,4 @@ pub use journal::EventRange;
 pub(crate) use batch::Op;
 pub(crate) use database::{Database, Opened, sql_error};
 pub(crate) use journal::read as read_events;
-pub(crate) use writer::{Done, Job, OnCommit, Writer};
+pub(crate) use writer::{Committer, Done, OnCommit, Writer};

@@ -5,11 +5,11 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, Sender},
+        mpsc::{self, Receiver, Sender},
     },
 };
 
-use longshore_model::{Event, Result, Timestamp};
+use longshore_model::{Error, Event, Result, Timestamp};
 use rusqlite::{Connection, params};
 
 use super::{
@@ -26,6 +26,52 @@ pub type Done = Box<dyn FnOnce(Result<Vec<Event>>) + Send>;
 const GROUP: usize = 128;
 /// Database pages that may be written before the log is written back to the file (4 kB each).
 const CHECKPOINT_AFTER: u64 = 512;
+
+/// What the writer thread is told.
+pub enum Message {
+    Job(Job),
+    /// End, after what was submitted before.
+    Stop,
+}
+
+/// Submits batches to the writer thread.
+#[derive(Clone)]
+pub struct Committer {
+    messages: Sender<Message>,
+}
+
+impl Committer {
+    pub fn new(messages: Sender<Message>) -> Self {
+        Self { messages }
+    }
+
+    pub fn submit(&self, batch: Batch, durability: Durability, done: Done) {
+        let job = Job {
+            batch,
+            durability,
+            done,
+        };
+        if let Err(mpsc::SendError(Message::Job(job))) = self.messages.send(Message::Job(job)) {
+            (job.done)(Err(Error::unavailable("the store is closed")));
+        }
+    }
+
+    pub fn commit(&self, batch: Batch, durability: Durability) -> Result<Vec<Event>> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let done = move |result| {
+            // Nobody waits any more when the receiver is gone.
+            let _ = sender.send(result);
+        };
+        self.submit(batch, durability, Box::new(done));
+        receiver
+            .recv()
+            .unwrap_or_else(|_| Err(Error::unavailable("the store is closed")))
+    }
+
+    pub fn stop(&self) {
+        let _ = self.messages.send(Message::Stop);
+    }
+}
 
 pub struct Job {
     pub batch: Batch,
@@ -76,15 +122,23 @@ impl Writer {
         })
     }
 
-    /// Runs until every sender is gone. Takes whatever waits as one transaction; never waits for more.
-    pub fn run(mut self, jobs: &Receiver<Job>) {
+    /// Runs until it is told to stop. Takes whatever waits as one transaction; never waits for more.
+    pub fn run(mut self, messages: &Receiver<Message>) {
         let mut group = Vec::new();
-        while let Ok(first) = jobs.recv() {
-            group.push(first);
-            while group.len() < GROUP
-                && let Ok(next) = jobs.try_recv()
-            {
-                group.push(next);
+        let mut stop = false;
+        while !stop {
+            let Ok(first) = messages.recv() else {
+                return;
+            };
+            let mut next = Some(first);
+            while let Some(message) = next.take() {
+                match message {
+                    Message::Job(job) => group.push(job),
+                    Message::Stop => stop = true,
+                }
+                if group.len() < GROUP && !stop {
+                    next = messages.try_recv().ok();
+                }
             }
             self.commit_group(&mut group);
             self.tidy();
@@ -92,6 +146,9 @@ impl Writer {
     }
 
     fn commit_group(&mut self, group: &mut Vec<Job>) {
+        if group.is_empty() {
+            return;
+        }
         match self.transaction(group) {
             Ok(results) => {
                 for (job, events) in group.drain(..).zip(results) {

@@ -1,0 +1,6 @@
+//! Tar archives: reading entries from a stream, compression, writing entries into a directory.
+
+pub mod codec;
+pub mod reader;
+pub mod sparse;
+pub mod unpack;
