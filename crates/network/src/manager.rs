@@ -17,7 +17,7 @@ use crate::{
     ipam::Pool,
     link::Links,
     nft::{
-        Nft,
+        Nft, passes,
         rules::{self, Element, Filtered, RuledBridge, Ruleset},
     },
     ports::{Ports, Taken, wildcard_addresses},
@@ -280,6 +280,30 @@ impl Manager {
         if let Err(error) = outcome {
             (self.config.on_repair)(&rules_failed(error).message);
         }
+        if passes::legacy_filter_in_use() {
+            (self.config.on_repair)(
+                "iptables-legacy is in use: if its FORWARD policy is DROP, let the bridges through by hand \
+                 (iptables-legacy -I FORWARD -i <bridge> -j ACCEPT, the same with -o)",
+            );
+        }
+    }
+
+    /// Lets our bridges through where another program's firewall drops by default.
+    pub fn ensure_passes(&self) {
+        let outcome = {
+            let mut state = self.lock();
+            if !state.installed || state.closed {
+                return;
+            }
+            state.ensure_passes()
+        };
+        match outcome {
+            Ok(false) => {}
+            Ok(true) => (self.config.on_repair)(
+                "iptables' FORWARD policy is DROP: rules that let our bridges through were added",
+            ),
+            Err(error) => (self.config.on_repair)(&rules_failed(error).message),
+        }
     }
 
     /// Publishes ports of an endpoint: all of them or none. The order of the answer is that of `wanted`.
@@ -473,7 +497,9 @@ impl Manager {
                 if let Err(error) = state.nft.remove() {
                     (self.config.on_repair)(&rules_failed(error).message);
                 }
-                for (name, network) in std::mem::take(&mut state.bridges) {
+                let bridges = std::mem::take(&mut state.bridges);
+                let _ = state.ensure_passes();
+                for (name, network) in bridges {
                     if network.bridge.made
                         && let Err(error) = state.links.remove(&name)
                     {
@@ -519,7 +545,18 @@ impl State {
         let ruleset = self.ruleset();
         self.nft.replace(&ruleset)?;
         self.installed = true;
+        // What another's firewall does must not stop us.
+        let _ = self.ensure_passes();
         Ok(())
+    }
+
+    fn ensure_passes(&mut self) -> std::result::Result<bool, netlink::Error> {
+        let all: Vec<&str> = self.bridges.keys().map(String::as_str).collect();
+        let with6 = self.bridges.values().filter(|n| n.pool6.is_some());
+        let six: Vec<&str> = with6.map(|n| n.bridge.name.as_str()).collect();
+        let changed4 = self.nft.ensure_passes(passes::IPV4, &all)?;
+        let changed6 = self.nft.ensure_passes(passes::IPV6, &six)?;
+        Ok(changed4 || changed6)
     }
 
     fn settle(&mut self) -> std::result::Result<(), netlink::Error> {

@@ -90,13 +90,14 @@ impl Drop for Watcher {
 }
 
 /// What a look at the notifications told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    Nothing,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
     /// Somebody else changed our table.
-    Changed,
-    /// Notifications were lost: it must be compared.
-    Lost,
+    ours: bool,
+    /// Somebody else changed iptables' filter table.
+    filter: bool,
+    /// Notifications were lost: everything must be compared.
+    lost: bool,
 }
 
 struct Worker {
@@ -119,16 +120,16 @@ impl Worker {
             };
             match self.wait(patience) {
                 None => return,
-                Some(true) => match self.read() {
-                    Seen::Nothing => {}
-                    Seen::Changed => {
-                        if !self.calm_down() {
-                            return;
-                        }
-                        self.tell(|m| m.repair("its rules were changed by another program"));
+                Some(true) => {
+                    let mut seen = self.read();
+                    if seen == Seen::default() {
+                        continue;
                     }
-                    Seen::Lost => self.tell(Manager::check),
-                },
+                    if !self.calm_down(&mut seen) {
+                        return;
+                    }
+                    self.act(seen);
+                }
                 Some(false) if self.settled => self.tell(Manager::check),
                 Some(false) => {
                     self.settled = true;
@@ -158,31 +159,41 @@ impl Worker {
         }
     }
 
-    fn read(&mut self) -> Seen {
-        let mut seen = Seen::Nothing;
-        let (table, own_port) = (&self.table, self.own_port);
-        let outcome = self.socket.notifications(|m| {
-            if let Notice::Table { port, ours: true } = notice(m, table)
-                && port != own_port
-            {
-                seen = Seen::Changed;
-            }
-        });
-        match outcome {
-            Err(error) if error.is(Errno::NOBUFS) => Seen::Lost,
-            _ => seen,
+    fn act(&self, seen: Seen) {
+        if seen.filter || seen.lost {
+            self.tell(Manager::ensure_passes);
+        }
+        if seen.ours {
+            self.tell(|m| m.repair("its rules were changed by another program"));
+        } else if seen.lost {
+            self.tell(Manager::check);
         }
     }
 
+    fn read(&mut self) -> Seen {
+        let mut seen = Seen::default();
+        let (table, own_port) = (&self.table, self.own_port);
+        let outcome = self.socket.notifications(|m| match notice(m, table) {
+            Notice::Ours(port) => seen.ours |= port != own_port,
+            Notice::Filter(port) => seen.filter |= port != own_port,
+            Notice::Other => {}
+        });
+        seen.lost = outcome.is_err_and(|error| error.is(Errno::NOBUFS));
+        seen
+    }
+
     /// Reads on until nothing comes any more. False: stop.
-    fn calm_down(&mut self) -> bool {
+    fn calm_down(&mut self, seen: &mut Seen) -> bool {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
             match self.wait(SILENCE) {
                 None => return false,
                 Some(false) => return true,
                 Some(true) => {
-                    self.read();
+                    let more = self.read();
+                    seen.ours |= more.ours;
+                    seen.filter |= more.filter;
+                    seen.lost |= more.lost;
                 }
             }
         }

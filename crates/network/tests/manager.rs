@@ -490,3 +490,58 @@ fn many_threads_never_share_an_address_or_a_port() {
             .contains("elements")
     );
 }
+
+#[test]
+fn a_dockerd_beside_us() {
+    // What dockerd leaves behind with the iptables backend: DROP, its chains, its isolation.
+    const DOCKERD: &str = "iptables -P FORWARD DROP
+        iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN
+        iptables -N DOCKER-ISOLATION-STAGE-1; iptables -A DOCKER-ISOLATION-STAGE-1 -j RETURN
+        iptables -I FORWARD -o docker9 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+        iptables -I FORWARD -i docker9 ! -o docker9 -j ACCEPT
+        iptables -I FORWARD -j DOCKER-ISOLATION-STAGE-1
+        iptables -I FORWARD -j DOCKER-USER
+        iptables -t nat -N DOCKER; iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+        ip6tables -P FORWARD DROP";
+    let lab = Lab::new(&BridgeSpec::default());
+    let (web, other) = (lab.container("web"), lab.container("other"));
+    serve_tcp(&web.namespace, 80);
+    serve_tcp(&lab.outside, 7000);
+    lab.publish(&web, &[binding(Protocol::Tcp, 80, 8080)]);
+    let works = |when: &str| {
+        let call = |from: &Namespace, to: &str| {
+            call_tcp(from, to, TIMEOUT).unwrap_or_else(|e| panic!("{when}: {to}: {e}"))
+        };
+        assert_eq!(call(&lab.outside, "192.0.2.1:8080"), OUTSIDE);
+        assert_eq!(call(&web.namespace, "192.0.2.2:7000"), HOST);
+        assert_eq!(call(&other.namespace, "172.17.0.2:80"), "172.17.0.3");
+        assert_eq!(call(&lab.host, "[::1]:8080"), "172.17.0.1");
+    };
+    let ours = || {
+        lab.host
+            .shell("iptables -S FORWARD")
+            .matches("longshore: docker0")
+            .count()
+    };
+    lab.host.shell(DOCKERD);
+    waits_until("pass", Duration::from_secs(1), || ours() == 2);
+    works("dockerd started after us");
+    assert_eq!(lab.told().len(), 1, "{:?}", lab.told());
+    assert!(lab.host.shell("iptables -S FORWARD").contains("-i docker0"));
+    // Still closed for what is not published.
+    lab.outside.run(|| route(ip("172.17.0.0"), 16, ip(HOST)));
+    assert!(call_tcp(&lab.outside, "172.17.0.2:80", SHORT).is_err());
+    lab.host.shell("iptables -F FORWARD");
+    waits_until("pass", Duration::from_secs(1), || ours() == 2);
+    works("chain flushed");
+    lab.host.shell("nft flush ruleset");
+    waits_until("repair", Duration::from_secs(1), || {
+        lab.host.shell("nft list tables").contains("longshore")
+    });
+    lab.host.shell(DOCKERD);
+    waits_until("pass", Duration::from_secs(1), || ours() == 2);
+    works("everything flushed, dockerd restarted");
+    lab.host.run(|| lab.manager.shutdown(true));
+    assert_eq!(ours(), 0);
+    assert!(lab.host.shell("iptables -S FORWARD").contains("docker9"));
+}

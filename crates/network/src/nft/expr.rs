@@ -84,6 +84,8 @@ pub enum Expr {
         port: Register,
     },
     Masquerade,
+    /// Packets and bytes, from zero.
+    Counter,
     Verdict(Verdict),
 }
 
@@ -111,6 +113,7 @@ impl Expr {
             Self::DestinationType(_) => "fib",
             Self::Dnat { .. } => "nat",
             Self::Masquerade => "masq",
+            Self::Counter => "counter",
             Self::Verdict(_) => "immediate",
         }
     }
@@ -178,7 +181,7 @@ impl Expr {
                     .u32_be(3, *address)
                     .u32_be(5, *port);
             }
-            Self::Masquerade => {}
+            Self::Masquerade | Self::Counter => {}
             Self::Verdict(verdict) => {
                 m.u32_be(1, 0).nest(2, |m| {
                     m.nest(NFTA_DATA_VERDICT, |m| verdict.write(m));

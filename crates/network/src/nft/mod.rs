@@ -1,6 +1,7 @@
 //! nf_tables over raw netlink: rules as data, every change one transaction.
 
 pub mod expr;
+pub mod passes;
 pub mod rules;
 
 use longshore_sys::netlink::{self, Batch, Message, Protocol as Netlink, Received, Socket, flags};
@@ -25,6 +26,7 @@ pub(crate) mod message {
     pub const GET_CHAIN: u16 = 4;
     pub const NEW_RULE: u16 = 6;
     pub const GET_RULE: u16 = 7;
+    pub const DEL_RULE: u16 = 8;
     pub const NEW_SET: u16 = 9;
     pub const NEW_SET_ELEM: u16 = 12;
     pub const GET_SET_ELEM: u16 = 13;
@@ -227,22 +229,26 @@ fn header(family: u8, resource: u16) -> [u8; 4] {
 /// What a notification of the nf_tables group is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// A table with this name was touched, by the socket with this port.
-    Table { port: u32, ours: bool },
+    /// Our table was touched, by the socket with this port.
+    Ours(u32),
+    /// iptables' filter table was touched: see [`passes`].
+    Filter(u32),
     /// Something that is of no interest.
     Other,
 }
 
-/// Reads a notification with `table` in mind.
+/// Reads a notification with our `table` in mind.
 pub fn notice(received: &Received<'_>, table: &str) -> Notice {
     let (subsystem, kind) = (received.kind >> 8, received.kind & 0xff);
-    let inet = received.payload.first() == Some(&NFPROTO_INET);
-    if subsystem != SUBSYSTEM || kind == message::NEW_GEN || !inet {
+    if subsystem != SUBSYSTEM || kind == message::NEW_GEN {
         return Notice::Other;
     }
-    Notice::Table {
-        port: received.port,
-        ours: table_of(received) == table,
+    match received.payload.first() {
+        Some(&NFPROTO_INET) if table_of(received) == table => Notice::Ours(received.port),
+        Some(&(passes::IPV4 | passes::IPV6)) if table_of(received) == passes::TABLE => {
+            Notice::Filter(received.port)
+        }
+        _ => Notice::Other,
     }
 }
 
