@@ -9,7 +9,8 @@ use crate::{
     host,
     ipam::Pool,
     link::{Link, Links},
-    manager::{Network, default_pools, link_failed, random_mac},
+    manager::{default_pools, link_failed, random_mac},
+    state::Network,
     types::{Bridge, BridgeSpec, Subnet},
 };
 

@@ -3,6 +3,7 @@
 //! Blocking code without a runtime. [`Manager`] is the way in; [`hosts`] and [`resolv`] are pure functions.
 
 mod bridge;
+mod conntrack;
 mod host;
 pub mod hosts;
 pub mod ipam;
@@ -12,6 +13,7 @@ mod nft;
 mod ports;
 mod relay;
 pub mod resolv;
+mod state;
 mod types;
 mod watch;
 

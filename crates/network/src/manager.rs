@@ -13,16 +13,15 @@ use longshore_model::{
 use longshore_sys::netlink;
 
 use crate::{
-    bridge, host,
-    ipam::Pool,
+    bridge,
+    conntrack::Janitor,
+    host,
     link::Links,
-    nft::{
-        Nft, passes,
-        rules::{self, Element, Filtered, RuledBridge, Ruleset},
-    },
+    nft::{Nft, passes, rules},
     ports::{Ports, Taken, wildcard_addresses},
     relay::Relay,
-    types::{Bridge, BridgeSpec, Endpoint, PortBinding, PublishedPort},
+    state::{Attached, State, elements_of, take},
+    types::{Bridge, BridgeSpec, Endpoint, PortBinding, Protocol, PublishedPort},
     watch::Watcher,
 };
 
@@ -43,36 +42,8 @@ pub struct Manager {
     config: ManagerConfig,
     state: Mutex<State>,
     relay: Relay,
+    janitor: Janitor,
     watcher: Mutex<Option<Watcher>>,
-}
-
-struct State {
-    nft: Nft,
-    links: Links,
-    bridges: BTreeMap<String, Network>,
-    /// By endpoint id.
-    endpoints: HashMap<String, Attached>,
-    ports: Ports,
-    wildcard: Vec<IpAddr>,
-    /// The kernel has our rules. Until then an older engine's rules are left alone.
-    installed: bool,
-    guard: bool,
-    filtered: Filtered,
-    closed: bool,
-}
-
-/// A bridge with its addresses.
-pub(crate) struct Network {
-    pub spec: BridgeSpec,
-    pub bridge: Bridge,
-    pub pool: Pool,
-    pub pool6: Option<Pool>,
-    pub localnet: bool,
-}
-
-struct Attached {
-    endpoint: Endpoint,
-    published: Vec<PublishedPort>,
 }
 
 impl Manager {
@@ -104,6 +75,7 @@ impl Manager {
                 filtered: host::bridged_frames_are_filtered(),
                 closed: false,
             }),
+            janitor: Janitor::default(),
             watcher: Mutex::default(),
             config,
         });
@@ -130,6 +102,12 @@ impl Manager {
             ));
         }
         state.bridges.insert(spec.name.clone(), network);
+        let subnets = state
+            .bridges
+            .values()
+            .flat_map(|n| [Some(n.bridge.subnet), n.bridge.subnet6])
+            .flatten();
+        self.relay.set_subnets(subnets.collect());
         if state.installed {
             state.install().map_err(rules_failed)?;
         }
@@ -357,6 +335,7 @@ impl Manager {
         if let Some(attached) = state.endpoints.get_mut(&endpoint.endpoint_id) {
             attached.published.extend(ports.iter().cloned());
         }
+        self.forget_flows(endpoint, &ports);
         Ok(ports)
     }
 
@@ -376,7 +355,11 @@ impl Manager {
             _ => endpoint.ip,
         };
         let backend = SocketAddr::new(target, taken.port.container_port);
-        match self.relay.add(socket, taken.port.proto, backend) {
+        let redirected = rules::element(endpoint, &taken.port).is_some();
+        match self
+            .relay
+            .add(socket, taken.port.proto, backend, redirected)
+        {
             Ok(token) => {
                 if let Some(entry) = state.ports.entry(&taken.port) {
                     entry.relay = Some(token);
@@ -413,6 +396,20 @@ impl Manager {
             if let (Some(pool), Some(ip6)) = (&mut network.pool6, endpoint.ip6) {
                 pool.release(ip6.into(), &endpoint.endpoint_id);
             }
+        }
+        self.forget_flows(endpoint, &published);
+    }
+
+    /// Ends UDP flows that went elsewhere while a port was not published, or to a container that is gone.
+    fn forget_flows(&self, endpoint: &Endpoint, ports: &[PublishedPort]) {
+        let mut udp = ports
+            .iter()
+            .filter(|p| p.proto == Protocol::Udp)
+            .map(|p| p.host_port)
+            .peekable();
+        if udp.peek().is_some() {
+            let addresses = [Some(endpoint.ip), endpoint.ip6.map(IpAddr::V6)];
+            self.janitor.order(udp, addresses.into_iter().flatten());
         }
     }
 
@@ -517,82 +514,6 @@ impl Manager {
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
-}
-
-impl State {
-    /// The whole table as it should be.
-    fn ruleset(&self) -> Ruleset {
-        let bridges: Vec<RuledBridge<'_>> = self
-            .bridges
-            .values()
-            .map(|n| RuledBridge {
-                bridge: &n.bridge,
-                masquerade: n.spec.masquerade,
-                localnet: n.localnet,
-            })
-            .collect();
-        let mut ruleset = rules::table(&bridges, self.guard, self.filtered);
-        for attached in self.endpoints.values() {
-            ruleset
-                .elements
-                .extend(elements_of(&attached.endpoint, &attached.published));
-        }
-        ruleset.elements.sort_by_key(|e| e.set);
-        ruleset
-    }
-
-    fn install(&mut self) -> std::result::Result<(), netlink::Error> {
-        let ruleset = self.ruleset();
-        self.nft.replace(&ruleset)?;
-        self.installed = true;
-        // What another's firewall does must not stop us.
-        let _ = self.ensure_passes();
-        Ok(())
-    }
-
-    fn ensure_passes(&mut self) -> std::result::Result<bool, netlink::Error> {
-        let all: Vec<&str> = self.bridges.keys().map(String::as_str).collect();
-        let with6 = self.bridges.values().filter(|n| n.pool6.is_some());
-        let six: Vec<&str> = with6.map(|n| n.bridge.name.as_str()).collect();
-        let changed4 = self.nft.ensure_passes(passes::IPV4, &all)?;
-        let changed6 = self.nft.ensure_passes(passes::IPV6, &six)?;
-        Ok(changed4 || changed6)
-    }
-
-    fn settle(&mut self) -> std::result::Result<(), netlink::Error> {
-        if self.installed || self.closed {
-            return Ok(());
-        }
-        self.install()
-    }
-
-    /// Adds elements; when that fails because others changed the table, once more after a repair.
-    fn add(&mut self, elements: &[Element]) -> std::result::Result<(), netlink::Error> {
-        if elements.is_empty() {
-            return Ok(());
-        }
-        if self.nft.change(&[], elements).is_ok() {
-            return Ok(());
-        }
-        self.install()?;
-        self.nft.change(&[], elements)
-    }
-}
-
-fn take(pool: &mut Pool, wanted: Option<IpAddr>, owner: &str) -> Result<IpAddr> {
-    match wanted {
-        Some(ip) => pool.take_exactly(ip, owner).map(|()| ip),
-        None => pool.take(owner),
-    }
-}
-
-fn elements_of(endpoint: &Endpoint, ports: &[PublishedPort]) -> Vec<Element> {
-    let mut elements: Vec<Element> = ports
-        .iter()
-        .filter_map(|port| rules::element(endpoint, port))
-        .collect();
-    elements.sort_by_key(|e| e.set);
-    elements
 }
 
 /// A random address with the locally-administered bit, as dockerd chooses since 28.

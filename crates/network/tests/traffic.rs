@@ -203,3 +203,96 @@ fn ipv6_bridge_needs_no_relay() {
     lab.outside.run(|| route(ip("fd00:17::"), 64, ip(HOST6)));
     assert!(call_tcp(&lab.outside, "[fd00:17::2]:80", SHORT).is_err());
 }
+
+#[test]
+fn a_stubborn_udp_client_follows_the_port() {
+    let lab = Lab::new(&BridgeSpec::default());
+    let client = lab.outside.run(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:4444").unwrap();
+        socket.connect("192.0.2.1:5300").unwrap();
+        socket.set_read_timeout(Some(SHORT)).unwrap();
+        socket
+    });
+    let ask = || {
+        let mut answer = [0; 100];
+        for _ in 0..3 {
+            // The first may report that nobody listened before.
+            let _ = client.send(b"ping");
+            if let Ok(length) = client.recv(&mut answer) {
+                return String::from_utf8_lossy(&answer[..length]).into_owned();
+            }
+        }
+        String::new()
+    };
+    // The walk through the kernel's table takes its time, beside us.
+    let until = |want: &str| {
+        let started = std::time::Instant::now();
+        while ask() != want {
+            assert!(started.elapsed() < TIMEOUT * 5, "still not {want:?}");
+        }
+    };
+    until("");
+    for _ in 0..3 {
+        let dns = lab.container("dns");
+        serve_udp(&dns.namespace, 53);
+        let ports = lab.publish(&dns, &[binding(Protocol::Udp, 53, 5300)]);
+        until("192.0.2.2 ping");
+        lab.host.run(|| lab.manager.release(&dns.endpoint, &ports));
+        until("");
+    }
+}
+
+/// Many connections at once, megabytes in both directions, ends one after the other.
+#[test]
+fn the_relay_carries_weight() {
+    use std::io::{Read, Write};
+    const SIZE: usize = 8 << 20;
+    let lab = Lab::new(&BridgeSpec::default());
+    let web = lab.container("web");
+    serve_tcp(&web.namespace, 80);
+    let ports = lab.publish(&web, &[binding(Protocol::Tcp, 80, 8080)]);
+    let started = std::time::Instant::now();
+    lab.host.run(|| {
+        std::thread::scope(|scope| {
+            for seed in 0..8u8 {
+                let host = &lab.host;
+                scope.spawn(move || {
+                    host.run(|| {
+                        let mut stream = std::net::TcpStream::connect("[::1]:8080").unwrap();
+                        let mut other = stream.try_clone().unwrap();
+                        let data: Vec<u8> =
+                            (0..SIZE).map(|i| (i as u8).wrapping_mul(seed)).collect();
+                        let sent = data.clone();
+                        let writer = std::thread::spawn(move || {
+                            other.write_all(&sent).unwrap();
+                            other.shutdown(std::net::Shutdown::Write).unwrap();
+                        });
+                        let mut back = Vec::new();
+                        stream.read_to_end(&mut back).unwrap();
+                        writer.join().unwrap();
+                        let line = back.iter().position(|b| *b == b'\n').unwrap();
+                        assert!(
+                            back[line + 1..] == data[..],
+                            "connection {seed} was mangled"
+                        );
+                    });
+                });
+            }
+        });
+    });
+    println!(
+        "relayed {} MB both ways in {:?}",
+        (8 * SIZE) >> 20,
+        started.elapsed()
+    );
+    // Idle connections end with the container.
+    let mut idle = lab
+        .host
+        .run(|| std::net::TcpStream::connect("[::1]:8080").unwrap());
+    idle.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let mut first = [0; 11];
+    idle.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"172.17.0.1\n");
+    lab.host.run(|| lab.manager.release(&web.endpoint, &ports));
+    assert_eq!(idle.read(&mut first).unwrap(), 0);
+}

@@ -10,7 +10,7 @@ mod udp;
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -29,7 +29,7 @@ use self::{
     tcp::Connection,
     udp::{Client, Session},
 };
-use crate::types::Protocol;
+use crate::types::{Protocol, Subnet};
 
 /// Name of the wake-up descriptor in the epoll; listeners and flows count upwards from 1.
 const WAKE: u64 = 0;
@@ -46,6 +46,9 @@ struct Listener {
     socket: OwnedFd,
     proto: Protocol,
     backend: SocketAddr,
+    /// Rules redirect the clients of other hosts: a datagram of theirs that comes here belongs to a flow from before the
+    /// port was published. An answer would tie the client to the relay; unanswered, it tries again and meets the rules.
+    redirected: bool,
     /// Flows that are open; the thread must be told to close them when the listener goes.
     flows: AtomicUsize,
 }
@@ -57,6 +60,8 @@ struct Shared {
     tokens: AtomicU64,
     listeners: Mutex<HashMap<u64, Arc<Listener>>>,
     orders: Mutex<Orders>,
+    /// The networks of our bridges.
+    subnets: Mutex<Vec<Subnet>>,
 }
 
 /// What the thread must do next time it wakes.
@@ -92,16 +97,29 @@ impl Relay {
                 tokens: AtomicU64::new(WAKE + 1),
                 listeners: Mutex::default(),
                 orders: Mutex::default(),
+                subnets: Mutex::default(),
             }),
             thread: Mutex::default(),
         })
     }
 
+    /// Says which networks are those of our bridges.
+    pub fn set_subnets(&self, subnets: Vec<Subnet>) {
+        *lock(&self.shared.subnets) = subnets;
+    }
+
     /// Serves a bound (and, for TCP, listening) non-blocking socket from now on. The answer names it for `remove`.
+    /// `redirected`: rules do the same for clients outside.
     ///
     /// # Errors
     /// The errno of epoll_ctl, or of starting the thread.
-    pub fn add(&self, socket: OwnedFd, proto: Protocol, backend: SocketAddr) -> io::Result<u64> {
+    pub fn add(
+        &self,
+        socket: OwnedFd,
+        proto: Protocol,
+        backend: SocketAddr,
+        redirected: bool,
+    ) -> io::Result<u64> {
         self.start()?;
         let token = self.shared.token();
         let listener = Arc::new(Listener {
@@ -109,6 +127,7 @@ impl Relay {
             socket,
             proto,
             backend,
+            redirected,
             flows: AtomicUsize::new(0),
         });
         lock(&self.shared.listeners).insert(token, Arc::clone(&listener));
@@ -180,6 +199,11 @@ impl Shared {
 
     fn wake(&self) {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Whether a client may have come past the rules: this host's own programs and containers (see `Filtered` in the rules).
+    fn is_near(&self, client: IpAddr) -> bool {
+        client.is_loopback() || lock(&self.subnets).iter().any(|s| s.contains(client))
     }
 
     /// Edge-triggered: whoever is woken reads and writes until nothing more goes.

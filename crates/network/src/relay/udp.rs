@@ -45,7 +45,8 @@ impl Worker {
                     // Loopback addresses are for this host's own programs.
                     let misdirected =
                         got.local.is_some_and(|l| l.is_loopback()) && !got.peer.ip().is_loopback();
-                    let session = (!misdirected)
+                    let stale = listener.redirected && !self.shared.is_near(got.peer.ip());
+                    let session = (!misdirected && !stale)
                         .then(|| self.session(listener, &got))
                         .flatten()
                         .and_then(|token| self.sessions.get_mut(&token));
