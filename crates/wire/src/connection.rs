@@ -327,7 +327,7 @@ pub(crate) async fn serve(stream: Stream, daemon: Arc<Daemon>) {
 }
 
 /// Resolves when the daemon shuts down (or is gone).
-async fn shut_down(shutdown: &mut watch::Receiver<bool>) {
+pub(crate) async fn shut_down(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|down| *down).await;
 }
 

@@ -8,16 +8,25 @@
 mod connection;
 mod dispatch;
 pub mod error;
+mod events;
 pub mod filters;
+mod images;
 pub mod json;
+mod networks;
 pub mod query;
 pub mod request;
 pub mod response;
 mod route;
 pub mod server;
 pub mod stream;
+mod swarm;
 mod system;
 mod table;
+pub mod time;
 pub mod version;
+mod volumes;
+
+#[cfg(test)]
+mod tests;
 
 pub use server::{Listener, serve};

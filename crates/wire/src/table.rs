@@ -3,8 +3,9 @@
 //! Order matters where patterns overlap: the first match wins, so literal paths stand before wildcards.
 
 use crate::{
+    events, images, networks,
     route::{Route, not_yet, on},
-    system,
+    swarm, system, volumes,
 };
 
 /// All routes, in the order in which they are tried.
@@ -18,12 +19,23 @@ pub(crate) static GROUPS: &[(&str, &[Route])] = &[
     ("Containers", CONTAINERS),
     ("Exec", EXEC),
     ("Images", IMAGES),
+    ("Networks", NETWORKS),
+    ("Volumes", VOLUMES),
+    ("Builds", BUILDS),
+    ("Swarm", SWARM),
+    ("Plugins", PLUGINS),
 ];
 
 static SYSTEM: &[Route] = &[
     on!(GET "/_ping", 24, system::ping),
     on!(HEAD "/_ping", 24, system::ping),
-    on!(GET "/info", 24, system::ping),
+    on!(GET "/version", 24, system::version),
+    on!(GET "/info", 24, system::info),
+    on!(POST "/auth", 24, system::auth),
+    on!(GET "/events", 24, events::events),
+    on!(GET "/system/df", 25, system::disk_usage),
+    not_yet!(POST "/session", 31),
+    not_yet!(POST "/grpc", 39),
 ];
 
 static CONTAINERS: &[Route] = &[
@@ -62,7 +74,93 @@ static EXEC: &[Route] = &[
 ];
 
 static IMAGES: &[Route] = &[
-    not_yet!(GET "/images/json", 24),
-    not_yet!(GET "/images/{name:.*}/json", 24),
-    not_yet!(DELETE "/images/{name:.*}", 24),
+    on!(GET "/images/json", 24, images::list),
+    not_yet!(GET "/images/search", 24),
+    not_yet!(GET "/images/get", 24),
+    not_yet!(GET "/images/{name:.*}/get", 24),
+    on!(GET "/images/{name:.*}/history", 24, images::history),
+    not_yet!(GET "/images/{name:.*}/attestations", 53),
+    on!(GET "/images/{name:.*}/json", 24, images::inspect),
+    on!(POST "/images/load", 24, images::load),
+    // fromSrc=-; fromImage (pull) answers 501
+    on!(POST "/images/create", 24, images::create),
+    on!(POST "/images/prune", 25, images::prune),
+    not_yet!(POST "/images/{name:.*}/push", 24),
+    on!(POST "/images/{name:.*}/tag", 24, images::tag),
+    on!(DELETE "/images/{name:.*}", 24, images::remove),
+    not_yet!(GET "/distribution/{name:.*}/json", 30),
+    not_yet!(POST "/commit", 24),
+];
+
+static NETWORKS: &[Route] = &[
+    on!(GET "/networks", 24, networks::list),
+    on!(GET "/networks/", 24, networks::list),
+    on!(GET "/networks/{name:.*}", 24, networks::inspect),
+    on!(POST "/networks/create", 24, networks::create),
+    not_yet!(POST "/networks/prune", 25),
+    not_yet!(POST "/networks/{name:.*}/connect", 24),
+    not_yet!(POST "/networks/{name:.*}/disconnect", 24),
+    on!(DELETE "/networks/{name:.*}", 24, networks::remove),
+];
+
+static VOLUMES: &[Route] = &[
+    on!(GET "/volumes", 24, volumes::list),
+    on!(GET "/volumes/{name:.*}", 24, volumes::inspect),
+    on!(POST "/volumes/create", 24, volumes::create),
+    on!(POST "/volumes/prune", 25, volumes::prune),
+    not_yet!(PUT "/volumes/{name:.*}", 42),
+    on!(DELETE "/volumes/{name:.*}", 24, volumes::remove),
+];
+
+static BUILDS: &[Route] = &[
+    not_yet!(POST "/build", 24),
+    not_yet!(POST "/build/prune", 31),
+    not_yet!(POST "/build/cancel", 39),
+];
+
+static SWARM: &[Route] = &[
+    not_yet!(POST "/swarm/init", 24),
+    not_yet!(POST "/swarm/join", 24),
+    on!(POST "/swarm/leave", 24, swarm::not_a_member),
+    on!(GET "/swarm", 24, swarm::not_a_manager),
+    on!(POST "/swarm/update", 24, swarm::not_a_manager),
+    on!(GET "/swarm/unlockkey", 24, swarm::not_a_manager),
+    on!(POST "/swarm/unlock", 24, swarm::not_a_manager),
+    on!(GET "/services", 24, swarm::not_a_manager),
+    on!(GET "/services/{name}", 24, swarm::not_a_manager),
+    on!(POST "/services/create", 24, swarm::not_a_manager),
+    on!(POST "/services/{name}/update", 24, swarm::not_a_manager),
+    on!(DELETE "/services/{name}", 24, swarm::not_a_manager),
+    on!(GET "/services/{name}/logs", 25, swarm::not_a_manager),
+    on!(GET "/nodes", 24, swarm::not_a_manager),
+    on!(GET "/nodes/{name}", 24, swarm::not_a_manager),
+    on!(DELETE "/nodes/{name}", 24, swarm::not_a_manager),
+    on!(POST "/nodes/{name}/update", 24, swarm::not_a_manager),
+    on!(GET "/tasks", 24, swarm::not_a_manager),
+    on!(GET "/tasks/{name}", 24, swarm::not_a_manager),
+    on!(GET "/tasks/{name}/logs", 25, swarm::not_a_manager),
+    on!(GET "/secrets", 25, swarm::not_a_manager),
+    on!(POST "/secrets/create", 25, swarm::not_a_manager),
+    on!(GET "/secrets/{name}", 25, swarm::not_a_manager),
+    on!(DELETE "/secrets/{name}", 25, swarm::not_a_manager),
+    on!(POST "/secrets/{name}/update", 25, swarm::not_a_manager),
+    on!(GET "/configs", 30, swarm::not_a_manager),
+    on!(POST "/configs/create", 30, swarm::not_a_manager),
+    on!(GET "/configs/{name}", 30, swarm::not_a_manager),
+    on!(DELETE "/configs/{name}", 30, swarm::not_a_manager),
+    on!(POST "/configs/{name}/update", 30, swarm::not_a_manager),
+];
+
+static PLUGINS: &[Route] = &[
+    on!(GET "/plugins", 25, system::plugins),
+    not_yet!(GET "/plugins/privileges", 25),
+    not_yet!(POST "/plugins/pull", 25),
+    not_yet!(POST "/plugins/create", 25),
+    not_yet!(GET "/plugins/{name:.*}/json", 25),
+    not_yet!(POST "/plugins/{name:.*}/enable", 25),
+    not_yet!(POST "/plugins/{name:.*}/disable", 25),
+    not_yet!(POST "/plugins/{name:.*}/push", 25),
+    not_yet!(POST "/plugins/{name:.*}/upgrade", 26),
+    not_yet!(POST "/plugins/{name:.*}/set", 25),
+    not_yet!(DELETE "/plugins/{name:.*}", 25),
 ];

@@ -1,19 +1,31 @@
 //! The engine as a whole: ping, version, info, auth, disk usage.
 
+mod auth;
+mod df;
+mod info;
+mod version;
+
+use hyper::StatusCode;
 use longshore_model::Result;
 
 use crate::{request::Request, response::Response};
 
-/// `GET`, `HEAD /_ping`
+pub(crate) use {auth::auth, df::disk_usage, info::info, version::version};
+
+/// `GET`, `HEAD /_ping`. There is no `Builder-Version` as long as there is no builder: clients take that for the classic
+/// builder, whose endpoint then says what is missing.
 pub(crate) async fn ping(request: Request) -> Result<Response> {
-    let body = if request.method == hyper::Method::HEAD {
-        ""
-    } else {
-        "OK"
-    };
-    Ok(Response::bytes(
-        hyper::StatusCode::OK,
-        "text/plain; charset=utf-8",
-        body,
-    ))
+    let head = request.method == hyper::Method::HEAD;
+    let body = if head { "" } else { "OK" };
+    Ok(
+        Response::bytes(StatusCode::OK, "text/plain; charset=utf-8", body)
+            .with_header("cache-control", "no-cache, no-store, must-revalidate")
+            .with_header("pragma", "no-cache")
+            .with_header("swarm", "inactive"),
+    )
+}
+
+/// `GET /plugins`: there are none.
+pub(crate) async fn plugins(_: Request) -> Result<Response> {
+    Ok(Response::ok(&[(); 0]))
 }

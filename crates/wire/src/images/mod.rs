@@ -1,0 +1,11 @@
+//! `/images`
+
+mod archive;
+mod detail;
+mod remove;
+pub(crate) mod summary;
+
+pub(crate) use archive::{create, load};
+pub(crate) use detail::{history, inspect};
+pub(crate) use remove::{prune, remove, tag};
+pub(crate) use summary::list;
