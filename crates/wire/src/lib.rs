@@ -6,9 +6,12 @@
 //! [`response::Response::stream`], hijacked connections from [`stream::hijack::Hijack`].
 
 mod connection;
+mod containers;
 mod dispatch;
+mod dto;
 pub mod error;
 mod events;
+mod exec;
 pub mod filters;
 mod images;
 pub mod json;

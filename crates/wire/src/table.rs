@@ -3,7 +3,7 @@
 //! Order matters where patterns overlap: the first match wins, so literal paths stand before wildcards.
 
 use crate::{
-    events, images, networks,
+    containers, events, exec, images, networks,
     route::{Route, not_yet, on},
     swarm, system, volumes,
 };
@@ -39,38 +39,38 @@ static SYSTEM: &[Route] = &[
 ];
 
 static CONTAINERS: &[Route] = &[
-    not_yet!(GET "/containers/json", 24),
-    not_yet!(POST "/containers/create", 24),
-    not_yet!(POST "/containers/prune", 25),
-    not_yet!(GET "/containers/{name}/json", 24),
-    not_yet!(GET "/containers/{name}/top", 24),
-    not_yet!(GET "/containers/{name}/logs", 24),
+    on!(GET "/containers/json", 24, containers::list::list),
+    on!(POST "/containers/create", 24, containers::create::create),
+    on!(POST "/containers/prune", 25, containers::lifecycle::prune),
+    on!(GET "/containers/{name}/json", 24, containers::inspect::inspect),
+    on!(GET "/containers/{name}/top", 24, containers::top::top),
+    on!(GET "/containers/{name}/logs", 24, containers::logs::logs),
     not_yet!(GET "/containers/{name}/changes", 24),
     not_yet!(GET "/containers/{name}/export", 24),
     not_yet!(GET "/containers/{name}/stats", 24),
-    not_yet!(GET "/containers/{name}/attach/ws", 24),
+    on!(GET "/containers/{name}/attach/ws", 24, containers::attach::websocket),
     not_yet!(HEAD "/containers/{name}/archive", 24),
     not_yet!(GET "/containers/{name}/archive", 24),
     not_yet!(PUT "/containers/{name}/archive", 24),
-    not_yet!(POST "/containers/{name}/start", 24),
-    not_yet!(POST "/containers/{name}/stop", 24),
-    not_yet!(POST "/containers/{name}/restart", 24),
-    not_yet!(POST "/containers/{name}/kill", 24),
+    on!(POST "/containers/{name}/start", 24, containers::lifecycle::start),
+    on!(POST "/containers/{name}/stop", 24, containers::lifecycle::stop),
+    on!(POST "/containers/{name}/restart", 24, containers::lifecycle::restart),
+    on!(POST "/containers/{name}/kill", 24, containers::lifecycle::kill),
     not_yet!(POST "/containers/{name}/pause", 24),
     not_yet!(POST "/containers/{name}/unpause", 24),
-    not_yet!(POST "/containers/{name}/resize", 24),
-    not_yet!(POST "/containers/{name}/attach", 24),
-    not_yet!(POST "/containers/{name}/rename", 24),
+    on!(POST "/containers/{name}/resize", 24, containers::lifecycle::resize),
+    on!(POST "/containers/{name}/attach", 24, containers::attach::attach),
+    on!(POST "/containers/{name}/rename", 24, containers::lifecycle::rename),
     not_yet!(POST "/containers/{name}/update", 24),
-    not_yet!(POST "/containers/{name}/wait", 24),
-    not_yet!(DELETE "/containers/{name}", 24),
+    on!(POST "/containers/{name}/wait", 24, containers::lifecycle::wait),
+    on!(DELETE "/containers/{name}", 24, containers::lifecycle::remove),
 ];
 
 static EXEC: &[Route] = &[
-    not_yet!(POST "/containers/{name}/exec", 24),
-    not_yet!(POST "/exec/{name}/start", 24),
-    not_yet!(POST "/exec/{name}/resize", 24),
-    not_yet!(GET "/exec/{name}/json", 24),
+    on!(POST "/containers/{name}/exec", 24, exec::create),
+    on!(POST "/exec/{name}/start", 24, exec::start),
+    on!(POST "/exec/{name}/resize", 24, exec::resize),
+    on!(GET "/exec/{name}/json", 24, exec::inspect),
 ];
 
 static IMAGES: &[Route] = &[

@@ -7,7 +7,7 @@ use std::{
 };
 
 use longshore_model::mount::MountSpec;
-use longshore_shim::protocol::Resources;
+pub use longshore_shim::protocol::Resources;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -176,6 +176,10 @@ pub struct SecuritySpec {
     pub readonly_paths: Option<Vec<String>>,
     pub group_add: Vec<String>,
     pub userns_mode: String,
+    /// `apparmor=<profile>` as given; empty: the default, `unconfined`: none.
+    pub apparmor: String,
+    /// `writable-cgroups=`: /sys/fs/cgroup is mounted writable.
+    pub writable_cgroups: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,211 @@
+//! What inspect and list share: a snapshot's parts in Docker's shapes.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use longshore_engine::api::{
+    EndpointState, ImageIdentity, MountPoint, NetworkMode, Phase, Snapshot,
+};
+
+use crate::dto::container::{
+    EndpointSettings, Health, ManifestDescriptor, MountView, NetworkingConfig, PlatformView,
+    PortBindingView,
+};
+
+/// A network mode's text, as `HostConfig.NetworkMode` has it.
+pub use super::create::network::mode_text;
+
+fn address(ip: Option<IpAddr>) -> String {
+    ip.map(|ip| ip.to_string()).unwrap_or_default()
+}
+
+fn non_empty<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+/// An endpoint: what is, with null for what is not.
+pub fn endpoint(state: &EndpointState) -> EndpointSettings {
+    let EndpointState {
+        network_id,
+        endpoint_id,
+        gateway,
+        ip_address,
+        ip_prefix,
+        mac_address,
+        ipv6_gateway,
+        ipv6_address,
+        ipv6_prefix,
+        aliases,
+        dns_names,
+        links,
+        driver_opts,
+        gw_priority,
+    } = state;
+    EndpointSettings {
+        ipam_config: None,
+        links: non_empty(links),
+        aliases: non_empty(aliases),
+        driver_opts: (!driver_opts.is_empty()).then(|| driver_opts.clone()),
+        gw_priority: *gw_priority,
+        network_id: network_id.clone(),
+        endpoint_id: endpoint_id.clone(),
+        gateway: address(*gateway),
+        ip_address: address(*ip_address),
+        mac_address: mac_address.clone(),
+        ip_prefix_len: i64::from(*ip_prefix),
+        ipv6_gateway: address(*ipv6_gateway),
+        global_ipv6_address: address(*ipv6_address),
+        global_ipv6_prefix_len: i64::from(*ipv6_prefix),
+        dns_names: non_empty(dns_names),
+    }
+}
+
+/// The endpoints as inspect shows them: what the client asked for is given back as it was (null or empty).
+pub fn endpoints(
+    snapshot: &Snapshot,
+    asked: &NetworkingConfig,
+) -> BTreeMap<String, EndpointSettings> {
+    let find = |name: &str, id: &str| {
+        let asked = asked.endpoints_config.as_ref()?;
+        asked.get(name).or_else(|| asked.get(id))?.as_ref()
+    };
+    snapshot
+        .networks
+        .iter()
+        .map(|(name, state)| {
+            let mut view = endpoint(state);
+            if let Some(asked) = find(name, &state.network_id) {
+                view.ipam_config.clone_from(&asked.ipam_config);
+                view.links.clone_from(&asked.links);
+                view.aliases.clone_from(&asked.aliases);
+                view.driver_opts.clone_from(&asked.driver_opts);
+            }
+            (name.clone(), view)
+        })
+        .collect()
+}
+
+/// The endpoints in a list: without what the client asked for. Source: recorded lists.
+pub fn endpoint_summaries(snapshot: &Snapshot) -> BTreeMap<String, EndpointSettings> {
+    let mut all: BTreeMap<String, EndpointSettings> = snapshot
+        .networks
+        .iter()
+        .map(|(name, state)| (name.clone(), endpoint(state)))
+        .collect();
+    for view in all.values_mut() {
+        view.links = None;
+        view.aliases = None;
+        view.driver_opts = None;
+        view.dns_names = None;
+    }
+    all
+}
+
+pub fn mounts(mounts: &[MountPoint]) -> Vec<MountView> {
+    mounts
+        .iter()
+        .map(|mount| {
+            let MountPoint {
+                kind,
+                name,
+                source,
+                destination,
+                driver,
+                mode,
+                rw,
+                propagation,
+            } = mount;
+            MountView {
+                r#type: kind.clone(),
+                name: name.clone(),
+                source: source.clone(),
+                destination: destination.clone(),
+                driver: driver.clone(),
+                mode: mode.clone(),
+                rw: *rw,
+                propagation: propagation.clone(),
+            }
+        })
+        .collect()
+}
+
+/// The descriptor of the image's manifest; None when it is not known.
+pub fn manifest(image: &ImageIdentity) -> Option<ManifestDescriptor> {
+    (!image.manifest_digest.is_empty()).then(|| ManifestDescriptor {
+        media_type: image.manifest_media_type.clone(),
+        digest: image.manifest_digest.clone(),
+        size: image.manifest_size,
+        platform: PlatformView {
+            architecture: image.architecture.clone(),
+            os: image.os.clone(),
+            variant: image.variant.clone(),
+        },
+    })
+}
+
+/// True while the container has interfaces of its own that ports can be published on.
+fn has_live_ports(snapshot: &Snapshot) -> bool {
+    let own = matches!(
+        snapshot.spec.network.mode,
+        NetworkMode::Bridge | NetworkMode::Named(_)
+    );
+    snapshot.state.running() && own && !snapshot.spec.network.disabled
+}
+
+/// `80/tcp` -> where it is published; None for a port that is only exposed. Empty while the container does not run.
+pub fn port_map(snapshot: &Snapshot) -> BTreeMap<String, Option<Vec<PortBindingView>>> {
+    if !has_live_ports(snapshot) {
+        return BTreeMap::new();
+    }
+    let mut map: BTreeMap<String, Option<Vec<PortBindingView>>> = snapshot
+        .spec
+        .exposed_ports
+        .iter()
+        .map(|port| (port.clone(), None))
+        .collect();
+    for binding in &snapshot.spec.network.port_bindings {
+        map.entry(format!("{}/{}", binding.container_port, binding.protocol))
+            .or_default();
+    }
+    let mut published: Vec<_> = snapshot.ports.iter().collect();
+    published.sort_by_key(|port| (port.container_port, port.host_ip, port.host_port));
+    for port in published {
+        map.entry(format!("{}/{}", port.container_port, port.protocol))
+            .or_default()
+            .get_or_insert_default()
+            .push(PortBindingView {
+                host_ip: port.host_ip.to_string(),
+                host_port: port.host_port.to_string(),
+            });
+    }
+    map
+}
+
+/// Whether a health check is to be run at all: none, or switched off by `["NONE"]`.
+pub fn has_healthcheck(snapshot: &Snapshot) -> bool {
+    snapshot
+        .spec
+        .healthcheck
+        .as_ref()
+        .is_some_and(|check| !check.test.is_empty() && check.test[0] != "NONE")
+}
+
+/// The health status word: checks are not run yet, so a running container with one stays at `starting`.
+pub fn health_status(snapshot: &Snapshot) -> &'static str {
+    match (has_healthcheck(snapshot), &snapshot.state.phase) {
+        (false, _) | (true, Phase::Created | Phase::Starting) => "none",
+        (true, Phase::Running { .. }) => "starting",
+        (true, Phase::Exited | Phase::Removing | Phase::Dead) => "unhealthy",
+    }
+}
+
+/// `State.Health` of inspect; absent without a health check and before the first start.
+pub fn health(snapshot: &Snapshot) -> Option<Health> {
+    match health_status(snapshot) {
+        "none" => None,
+        status => Some(Health {
+            status,
+            failing_streak: 0,
+            log: Some(Vec::new()),
+        }),
+    }
+}
