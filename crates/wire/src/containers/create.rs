@@ -1,8 +1,10 @@
 //! `POST /containers/create`: from a request of any API version to the engine's [`ContainerSpec`], with dockerd's checks
 //! in dockerd's words. What needs the image, other containers or the disk is the engine's to check.
 
+mod adapt;
 mod mounts;
 pub(crate) mod network;
+mod platform;
 mod resources;
 pub(crate) mod security;
 mod text;
@@ -239,7 +241,7 @@ pub fn convert(body: CreateBody, context: &Context<'_>) -> Result<Accepted> {
         &mut networking,
     )?;
     let platform = if version.since(41) {
-        platform(context.platform)?
+        platform::parse(context.platform)?
     } else {
         None
     };
@@ -304,24 +306,8 @@ pub fn convert(body: CreateBody, context: &Context<'_>) -> Result<Accepted> {
         annotations: host.annotations.clone().unwrap_or_default(),
         platform,
     };
-    adapt(&mut host, context);
-    // Modes and the log are taken from the adapted form, so that inspect and the container cannot disagree.
-    spec.pid_mode = match host.pid_mode.as_str() {
-        "host" => Mode::Host,
-        text => container_of(text).map_or(Mode::Private, Mode::Container),
-    };
-    spec.ipc_mode = match host.ipc_mode.as_str() {
-        "host" => IpcMode::Host,
-        "none" => IpcMode::None,
-        "shareable" => IpcMode::Shareable,
-        text => container_of(text).map_or(IpcMode::Private, IpcMode::Container),
-    };
-    spec.network.mode = network::mode(&host.network_mode);
-    spec.cgroupns_private = Some(host.cgroupns_mode == "private");
-    spec.log = LogSpec {
-        driver: host.log_config.r#type.clone(),
-        options: host.log_config.config.clone().unwrap_or_default(),
-    };
+    adapt::fill_in(&mut host, context);
+    adapt::finish(&mut spec, &host);
     Ok(Accepted {
         spec,
         echo: Echo {
@@ -377,120 +363,4 @@ fn cgroup_parent(host: &HostConfig) -> Result<String> {
         return Err(Error::invalid(format!("invalid cgroup parent: {parent:?}")));
     }
     Ok(parent.to_owned())
-}
-
-fn container_of(mode: &str) -> Option<String> {
-    mode.strip_prefix("container:").map(str::to_owned)
-}
-
-/// Fills in what dockerd fills in, so that inspect shows the same: sizes, modes, log driver, path lists, restart policy.
-fn adapt(host: &mut HostConfig, context: &Context<'_>) {
-    let config = context.config;
-    if host.shm_size == 0 {
-        host.shm_size = i64::try_from(config.default_shm_size).unwrap_or(64 << 20);
-    }
-    if host.ipc_mode.is_empty() {
-        "private".clone_into(&mut host.ipc_mode);
-    }
-    if host.cgroupns_mode.is_empty() {
-        let unified = context.facts.cgroup_unified;
-        let default = match &config.default_cgroupns_mode {
-            // Privileged containers of cgroup v1 manage the host's hierarchies.
-            _ if host.privileged && !unified => "host",
-            Some(mode) => mode.as_str(),
-            None if unified => "private",
-            None => "host",
-        };
-        default.clone_into(&mut host.cgroupns_mode);
-    }
-    for mode in [
-        &mut host.pid_mode,
-        &mut host.ipc_mode,
-        &mut host.network_mode,
-    ] {
-        if let Some(id) = mode
-            .strip_prefix("container:")
-            .and_then(|name| (context.lookup)(name))
-        {
-            *mode = format!("container:{id}");
-        }
-    }
-    if host.restart_policy.name.is_empty() {
-        "no".clone_into(&mut host.restart_policy.name);
-    }
-    if host.runtime.is_empty() {
-        "runc".clone_into(&mut host.runtime);
-    }
-    let default_driver = config.default_log_driver.as_str();
-    let log = &mut host.log_config;
-    if log.r#type.is_empty() {
-        default_driver.clone_into(&mut log.r#type);
-    }
-    let options = log.config.get_or_insert_default();
-    if log.r#type == default_driver {
-        for (name, value) in &config.default_log_options {
-            options.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-    }
-    if !host.privileged {
-        let list = |paths: &[&str]| {
-            paths
-                .iter()
-                .map(|path| (*path).to_owned())
-                .collect::<Vec<_>>()
-        };
-        host.masked_paths
-            .get_or_insert_with(|| list(&security::MASKED_PATHS));
-        host.readonly_paths
-            .get_or_insert_with(|| list(&security::READONLY_PATHS));
-    }
-}
-
-/// `?platform=os[/arch[/variant]]`
-fn platform(text: &str) -> Result<Option<String>> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let parts: Vec<&str> = text.split('/').collect();
-    let word = |part: &&str| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-    };
-    if !parts.iter().all(|part| word(part)) {
-        return Err(Error::invalid(format!(
-            "{text:?}: invalid platform specifier: invalid argument"
-        )));
-    }
-    if parts.len() > 3 {
-        return Err(Error::invalid(format!(
-            "{text:?}: cannot parse platform specifier: invalid argument"
-        )));
-    }
-    let normal = text.to_ascii_lowercase();
-    match normal.as_str() {
-        "linux" => Ok(Some("linux".to_owned())),
-        // An architecture alone means linux.
-        "amd64" | "x86_64" | "arm64" | "aarch64" | "arm" | "386" | "riscv64" | "ppc64le"
-        | "s390x" => Ok(Some(format!("linux/{}", architecture(&normal)))),
-        _ if parts.len() == 1 => Err(Error::invalid(format!(
-            "{text:?}: unknown operating system or architecture: invalid argument"
-        ))),
-        _ => {
-            let mut parts: Vec<&str> = normal.split('/').collect();
-            parts[1] = architecture(parts[1]);
-            Ok(Some(parts.join("/")))
-        }
-    }
-}
-
-fn architecture(name: &str) -> &str {
-    match name {
-        "x86_64" | "x86-64" => "amd64",
-        "aarch64" => "arm64",
-        "armhf" | "armel" => "arm",
-        "i386" => "386",
-        other => other,
-    }
 }

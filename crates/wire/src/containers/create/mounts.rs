@@ -224,135 +224,125 @@ fn validate_target(target: &str) -> Result<()> {
 }
 
 fn convert_mount(mount: &Mount, ro_default: ReadOnlyRecursive) -> Result<MountSpec> {
-    let Mount {
-        r#type: kind,
-        source,
-        target,
-        read_only,
-        consistency: _,
-        bind_options,
-        volume_options,
-        image_options,
-        tmpfs_options,
-    } = mount;
-    let fault =
-        |reason: &str| Error::invalid(format!("invalid mount config for type {kind:?}: {reason}"));
-    let extra = |given: &[(&str, bool)]| {
-        given
-            .iter()
-            .find(|(_, is)| *is)
-            .map_or(Ok(()), |(name, _)| {
-                Err(fault(&format!("field {name} must not be specified")))
-            })
+    let kind = mount.r#type.as_str();
+    let fault = |reason: String| {
+        Error::invalid(format!("invalid mount config for type {kind:?}: {reason}"))
     };
-    if target.is_empty() {
-        return Err(fault("field Target must not be empty"));
+    if mount.target.is_empty() {
+        return Err(fault("field Target must not be empty".to_owned()));
     }
-    target_fault(target).map_or(Ok(()), |reason| Err(fault(&reason)))?;
-    no_nul("mount path", target)?;
-    no_nul("mount path", source)?;
-    let (has_bind, has_volume) = (bind_options.is_some(), volume_options.is_some());
-    let (has_image, has_tmpfs) = (image_options.is_some(), tmpfs_options.is_some());
+    if let Some(reason) = target_fault(&mount.target) {
+        return Err(fault(reason));
+    }
+    no_nul("mount path", &mount.target)?;
+    no_nul("mount path", &mount.source)?;
     let mut spec = MountSpec {
         source: MountSource::Bind {
             path: String::new(),
             create: false,
         },
-        target: clean_path(target),
-        read_only: *read_only,
+        target: clean_path(&mount.target),
+        read_only: mount.read_only,
         propagation: String::new(),
         mode: String::new(),
         recursive: true,
         read_only_recursive: ro_default,
         from_mounts: true,
     };
-    match kind.as_str() {
-        "bind" => {
-            if source.is_empty() {
-                return Err(fault("field Source must not be empty"));
-            }
-            let options = bind_options.clone().unwrap_or_default();
-            if !options.propagation.is_empty()
-                && !PROPAGATION.contains(&options.propagation.as_str())
-            {
-                return Err(fault(&format!(
-                    "invalid propagation mode: {}",
-                    options.propagation
-                )));
-            }
-            extra(&[
-                ("VolumeOptions", has_volume),
-                ("ImageOptions", has_image),
-                ("TmpfsOptions", has_tmpfs),
-            ])?;
-            if !source.starts_with('/') {
-                return Err(fault(&format!(
-                    "invalid mount path: '{source}' mount path must be absolute"
-                )));
-            }
-            if options.read_only_non_recursive && options.read_only_force_recursive {
-                return Err(fault(
-                    "ReadOnlyNonRecursive and ReadOnlyForceRecursive exclude each other",
-                ));
-            }
-            spec.source = MountSource::Bind {
-                path: clean_path(source),
-                create: options.create_mountpoint,
-            };
-            spec.propagation = options.propagation;
-            spec.recursive = !options.non_recursive;
-            if options.read_only_force_recursive {
-                spec.read_only_recursive = ReadOnlyRecursive::Force;
-            } else if options.read_only_non_recursive {
-                spec.read_only_recursive = ReadOnlyRecursive::No;
-            }
-        }
-        "volume" => {
-            extra(&[
-                ("BindOptions", has_bind),
-                ("ImageOptions", has_image),
-                ("TmpfsOptions", has_tmpfs),
-            ])?;
-            let options = volume_options.clone().unwrap_or_default();
-            if !options.subpath.is_empty() {
-                if source.is_empty() {
-                    return Err(fault("must not set Subpath when using anonymous volumes"));
-                }
-                if !is_local_path(&options.subpath) {
-                    return Err(fault("subpath must be a relative path within the volume"));
-                }
-            }
-            let driver = options.driver_config.unwrap_or_default();
-            spec.source = MountSource::Volume {
-                name: source.clone(),
-                driver: driver.name,
-                options: driver.options.unwrap_or_default(),
-                labels: options.labels.unwrap_or_default(),
-                no_copy: options.no_copy,
-                subpath: options.subpath,
-            };
-        }
+    match kind {
+        "bind" => bind_mount(mount, &mut spec).map_err(fault)?,
+        "volume" => spec.source = volume_mount(mount).map_err(fault)?,
         "tmpfs" => {
-            extra(&[
-                ("BindOptions", has_bind),
-                ("VolumeOptions", has_volume),
-                ("ImageOptions", has_image),
-                ("Source", !source.is_empty()),
-            ])?;
-            spec.source =
-                tmpfs(tmpfs_options.clone().unwrap_or_default()).map_err(|e| fault(&e))?;
+            only(mount, "TmpfsOptions").map_err(fault)?;
+            if !mount.source.is_empty() {
+                return Err(fault("field Source must not be specified".to_owned()));
+            }
+            spec.source = tmpfs(mount.tmpfs_options.clone().unwrap_or_default()).map_err(fault)?;
         }
         "image" | "cluster" | "npipe" => {
             return Err(Error::not_implemented(format!(
                 "mount type {kind:?} is not implemented yet"
             )));
         }
-        _ => return Err(fault("mount type unknown")),
+        _ => return Err(fault("mount type unknown".to_owned())),
     }
     Ok(spec)
 }
 
-fn tmpfs(options: TmpfsOptions) -> std::result::Result<MountSource, String> {
+type Reason<T> = std::result::Result<T, String>;
+
+/// Options of other mount types are refused.
+fn only(mount: &Mount, options: &str) -> Reason<()> {
+    [
+        ("BindOptions", mount.bind_options.is_some()),
+        ("VolumeOptions", mount.volume_options.is_some()),
+        ("ImageOptions", mount.image_options.is_some()),
+        ("TmpfsOptions", mount.tmpfs_options.is_some()),
+    ]
+    .iter()
+    .find(|(name, given)| *given && *name != options)
+    .map_or(Ok(()), |(name, _)| {
+        Err(format!("field {name} must not be specified"))
+    })
+}
+
+fn bind_mount(mount: &Mount, spec: &mut MountSpec) -> Reason<()> {
+    if mount.source.is_empty() {
+        return Err("field Source must not be empty".to_owned());
+    }
+    let options = mount.bind_options.clone().unwrap_or_default();
+    if !options.propagation.is_empty() && !PROPAGATION.contains(&options.propagation.as_str()) {
+        return Err(format!("invalid propagation mode: {}", options.propagation));
+    }
+    only(mount, "BindOptions")?;
+    if !mount.source.starts_with('/') {
+        return Err(format!(
+            "invalid mount path: '{}' mount path must be absolute",
+            mount.source
+        ));
+    }
+    if options.read_only_non_recursive && options.read_only_force_recursive {
+        return Err(
+            "ReadOnlyNonRecursive and ReadOnlyForceRecursive exclude each other".to_owned(),
+        );
+    }
+    spec.source = MountSource::Bind {
+        path: clean_path(&mount.source),
+        create: options.create_mountpoint,
+    };
+    spec.propagation = options.propagation;
+    spec.recursive = !options.non_recursive;
+    if options.read_only_force_recursive {
+        spec.read_only_recursive = ReadOnlyRecursive::Force;
+    } else if options.read_only_non_recursive {
+        spec.read_only_recursive = ReadOnlyRecursive::No;
+    }
+    Ok(())
+}
+
+fn volume_mount(mount: &Mount) -> Reason<MountSource> {
+    only(mount, "VolumeOptions")?;
+    let options = mount.volume_options.clone().unwrap_or_default();
+    if !options.subpath.is_empty() {
+        if mount.source.is_empty() {
+            return Err("must not set Subpath when using anonymous volumes".to_owned());
+        }
+        if !is_local_path(&options.subpath) {
+            return Err("subpath must be a relative path within the volume".to_owned());
+        }
+    }
+    let driver = options.driver_config.unwrap_or_default();
+    Ok(MountSource::Volume {
+        name: mount.source.clone(),
+        driver: driver.name,
+        options: driver.options.unwrap_or_default(),
+        labels: options.labels.unwrap_or_default(),
+        no_copy: options.no_copy,
+        subpath: options.subpath,
+    })
+}
+
+fn tmpfs(options: TmpfsOptions) -> Reason<MountSource> {
     let TmpfsOptions {
         size_bytes,
         mode,

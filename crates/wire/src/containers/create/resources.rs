@@ -184,7 +184,8 @@ fn processors(host: &mut HostConfig, facts: &HostFacts, warnings: &mut Vec<Strin
         warnings.push("linux does not support CPU percent. Percent discarded.".to_owned());
         host.cpu_percent = 0;
     }
-    if !facts.cpuset && !(host.cpuset_cpus.is_empty() && host.cpuset_mems.is_empty()) {
+    let pinned = !host.cpuset_cpus.is_empty() || !host.cpuset_mems.is_empty();
+    if pinned && !facts.cpuset {
         warnings.push(
             "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded."
                 .to_owned(),
