@@ -32,7 +32,6 @@ pub fn ensure(links: &mut Links, spec: &BridgeSpec, engine: &str) -> Result<Netw
     let mut pool6 = None;
     if let Some((gateway6, prefix6)) = spec.ipv6 {
         host::enable_ipv6(&spec.name);
-        host::forward_ipv6()?;
         // The link-local address is the one that docker gives as well: neighbours are asked from it, and it is usable at
         // once, unlike the kernel's own, which is first checked for a duplicate.
         for (address, prefix) in [(LINK_LOCAL, 64), (gateway6, prefix6)] {

@@ -33,15 +33,16 @@ pub fn forward_ipv4() -> Result<bool> {
     Ok(was_off)
 }
 
-/// Switches IPv6 forwarding on.
+/// Switches IPv6 forwarding on. True: it was off.
 ///
 /// # Errors
 /// The switches are off and cannot be changed.
-pub fn forward_ipv6() -> Result<()> {
+pub fn forward_ipv6() -> Result<bool> {
+    let was_off = !is_on("ipv6/conf/all/forwarding");
     for name in ["ipv6/conf/default/forwarding", "ipv6/conf/all/forwarding"] {
         set(name, "1").map_err(|e| Error::io("cannot switch on IPv6 forwarding", e))?;
     }
-    Ok(())
+    Ok(was_off)
 }
 
 /// Lets 127.0.0.0/8 be sent to a bridge. False: that cannot be had.

@@ -55,9 +55,9 @@ impl Manager {
     pub fn open(config: ManagerConfig) -> Result<Arc<Self>> {
         let mut nft = Nft::open(&config.name).map_err(|e| Error::io("cannot use nf_tables", e))?;
         let links = Links::open().map_err(|e| Error::io("cannot use rtnetlink", e))?;
-        let mut guard = nft.has_chain(rules::GUARD);
+        let mut guards = rules::GUARDS.map(|chain| nft.has_chain(chain));
         if config.ip_forward {
-            guard |= host::forward_ipv4()?;
+            guards[0] |= host::forward_ipv4()?;
         }
         let own_port = nft.port();
         let table = config.name.clone();
@@ -71,7 +71,7 @@ impl Manager {
                 ports: Ports::new(),
                 wildcard: wildcard_addresses(),
                 installed: false,
-                guard,
+                guards,
                 filtered: host::bridged_frames_are_filtered(),
                 closed: false,
             }),
@@ -94,6 +94,9 @@ impl Manager {
             return Ok(known.bridge.clone());
         }
         let network = bridge::ensure(&mut state.links, spec, &self.config.name)?;
+        if network.pool6.is_some() && self.config.ip_forward {
+            state.guards[1] |= host::forward_ipv6()?;
+        }
         let bridge = network.bridge.clone();
         if !network.localnet {
             (self.config.on_repair)(&format!(

@@ -33,7 +33,8 @@ pub struct State {
     pub wildcard: Vec<IpAddr>,
     /// The kernel has our rules. Until then an older engine's rules are left alone.
     pub installed: bool,
-    pub guard: bool,
+    /// IPv4, IPv6: see [`rules::GUARDS`].
+    pub guards: [bool; 2],
     pub filtered: Filtered,
     pub closed: bool,
 }
@@ -65,7 +66,7 @@ impl State {
                 localnet: n.localnet,
             })
             .collect();
-        let mut ruleset = rules::table(&bridges, self.guard, self.filtered);
+        let mut ruleset = rules::table(&bridges, self.guards, self.filtered);
         for attached in self.endpoints.values() {
             ruleset
                 .elements

@@ -545,3 +545,58 @@ fn a_dockerd_beside_us() {
     assert_eq!(ours(), 0);
     assert!(lab.host.shell("iptables -S FORWARD").contains("docker9"));
 }
+
+/// Two networks on interfaces that are neither bridge nor veth, with our host between them.
+#[test]
+fn the_host_does_not_become_a_router() {
+    let (host, left, right) = (Namespace::new(), Namespace::new(), Namespace::new());
+    host.run(|| {
+        veth("left", &left, 0, None, false);
+        veth("right", &right, 0, None, false);
+    });
+    for (link, net) in [("left", 1), ("right", 2)] {
+        host.shell(&format!(
+            "ip link add link {link} name m{link} type macvlan mode private; ip link set m{link} up
+             ip addr add 10.5.{net}.1/24 dev m{link}; ip addr add fd05:{net}::1/64 dev m{link} nodad"
+        ));
+    }
+    for (namespace, net) in [(&left, 1), (&right, 2)] {
+        namespace.shell(&format!(
+            "ip addr add 10.5.{net}.2/24 dev eth0; ip addr add fd05:{net}::2/64 dev eth0 nodad
+             ip route add default via 10.5.{net}.1; ip route add default via fd05:{net}::1"
+        ));
+    }
+    serve_tcp(&right, 7000);
+    // Link-local addresses of the host must be settled before it can ask for neighbours.
+    let both = |patience: Duration| {
+        ["10.5.2.2:7000", "[fd05:2::2]:7000"].map(|to| call_tcp(&left, to, patience).is_ok())
+    };
+    let told = Arc::default();
+    let spec = BridgeSpec {
+        ipv6: Some(("fd00:17::1".parse().unwrap(), 64)),
+        ..BridgeSpec::default()
+    };
+    let open = || {
+        host.run(|| {
+            let manager = Manager::open(config("longshore", &told)).unwrap();
+            manager.ensure_bridge(&spec).unwrap();
+            manager.settle();
+            manager
+        })
+    };
+    assert_eq!(both(SHORT), [false, false]);
+    let manager = open();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(both(SHORT), [false, false], "we switched forwarding on");
+    manager.shutdown(false);
+    // A restarted engine finds forwarding on, and remembers why.
+    let manager = open();
+    assert_eq!(both(SHORT), [false, false], "after a restart");
+    manager.shutdown(true);
+    // Who had it on keeps it.
+    assert_eq!(both(TIMEOUT), [true, true], "no engine");
+    let manager = open();
+    assert_eq!(both(TIMEOUT), [true, true], "it was on before");
+    manager.shutdown(true);
+    assert_eq!(*told.lock().unwrap(), Vec::<String>::new());
+}

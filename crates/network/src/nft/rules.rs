@@ -13,8 +13,9 @@ use super::expr::{
 };
 use crate::types::{Bridge, Endpoint, Protocol, PublishedPort, Subnet};
 
-/// Exists only when we switched IP forwarding on; looked up by a restarted engine.
-pub const GUARD: &str = "guard";
+/// Chains of the guards (IPv4, IPv6): each exists only when we switched that family's forwarding on, which a restarted
+/// engine reads from the table that it finds.
+pub const GUARDS: [&str; 2] = ["guard4", "guard6"];
 
 const RAW: &str = "raw-prerouting";
 const PREROUTING: &str = "nat-prerouting";
@@ -149,18 +150,18 @@ pub struct Filtered {
     pub ipv6: bool,
 }
 
-/// The table for these bridges, without published ports. `guard`: see [`GUARD`].
-pub fn table(bridges: &[RuledBridge<'_>], guard: bool, filtered: Filtered) -> Ruleset {
+/// The table for these bridges, without published ports. `guards`: see [`GUARDS`].
+pub fn table(bridges: &[RuledBridge<'_>], guards: [bool; 2], filtered: Filtered) -> Ruleset {
     let mut ruleset = Ruleset {
         sets: sets(),
-        chains: chains(guard),
+        chains: chains(guards),
         rules: Vec::new(),
         elements: Vec::new(),
     };
     let rules = &mut ruleset.rules;
     rules.extend(loopback_rules());
     rules.extend(destination_rules(bridges, filtered));
-    rules.extend(forward_rules(guard));
+    rules.extend(forward_rules(guards));
     for ruled in bridges {
         rules.extend(source_rules(ruled));
         let name = interface_name(&ruled.bridge.name);
@@ -203,7 +204,7 @@ fn sets() -> Vec<Set> {
     .collect()
 }
 
-fn chains(guard: bool) -> Vec<Chain> {
+fn chains(guards: [bool; 2]) -> Vec<Chain> {
     const PRE_ROUTING: u32 = 0;
     const FORWARDING: u32 = 2;
     const LOCAL_OUT: u32 = 3;
@@ -220,11 +221,10 @@ fn chains(guard: bool) -> Vec<Chain> {
     .into_iter()
     .map(|(name, hook)| Chain { name, hook })
     .collect();
-    if guard {
-        chains.push(Chain {
-            name: GUARD,
-            hook: None,
-        });
+    for (name, on) in GUARDS.into_iter().zip(guards) {
+        if on {
+            chains.push(Chain { name, hook: None });
+        }
     }
     chains
 }
@@ -341,7 +341,7 @@ fn published(rule: Rule, ipv6: bool, at: bool) -> Rule {
 
 /// Into a bridge go answers, published ports and the bridge's own traffic, nothing else. What leaves a bridge is not our
 /// matter.
-fn forward_rules(guard: bool) -> Vec<Rule> {
+fn forward_rules(guards: [bool; 2]) -> Vec<Rule> {
     let mut rules = vec![
         Rule::new(FORWARD)
             .interface_in(Meta::OifName, BRIDGES)
@@ -363,24 +363,27 @@ fn forward_rules(guard: bool) -> Vec<Rule> {
             .verdict(Verdict::Accept),
         Rule::new(INBOUND).verdict(Verdict::Drop),
     ];
-    if guard {
-        // Before us this host was no router, and it shall not become one between its other interfaces: only what has a
-        // bridge or a veth on one side (containers and virtual machines, ours or not) is passed on.
+    // Before us this host was no router, and it shall not become one between its other interfaces: only what has a bridge or
+    // a veth on one side (containers and virtual machines, ours or not) is passed on.
+    for ((guard, on), ipv6) in GUARDS.into_iter().zip(guards).zip([false, true]) {
+        if !on {
+            continue;
+        }
         rules.push(
             Rule::new(FORWARD)
-                .family(false)
-                .verdict(Verdict::Jump(GUARD)),
+                .family(ipv6)
+                .verdict(Verdict::Jump(guard)),
         );
         for which in [Meta::IifKind, Meta::OifKind] {
             for kind in ["bridge", "veth"] {
                 rules.push(
-                    Rule::new(GUARD)
+                    Rule::new(guard)
                         .interface(which, false, kind)
                         .verdict(Verdict::Return),
                 );
             }
         }
-        rules.push(Rule::new(GUARD).verdict(Verdict::Drop));
+        rules.push(Rule::new(guard).verdict(Verdict::Drop));
     }
     rules
 }

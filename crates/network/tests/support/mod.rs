@@ -31,6 +31,10 @@ impl Namespace {
         let fd = std::thread::spawn(|| {
             longshore_sys::namespace::unshare(libc::CLONE_NEWNET).unwrap();
             up(1);
+            // IPv4 settings come from the machine's own namespace, where some engine may have changed them.
+            for (name, value) in [("ip_forward", "0"), ("conf/all/rp_filter", "0")] {
+                std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
+            }
             OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())
         })
         .join()
