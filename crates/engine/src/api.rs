@@ -61,6 +61,8 @@ pub struct StdioStream {
     pub tty: bool,
     /// Frames of the log to send before the live stream, already multiplexed (empty unless asked).
     pub replay: Vec<u8>,
+    /// Waited for after the end of the socket, before the client's stream ends: resolves when the exit is visible.
+    pub settled: Option<tokio::sync::oneshot::Receiver<()>>,
 }
 
 /// `GET /containers/{id}/logs`.
@@ -291,4 +293,15 @@ pub struct SystemInfo {
     pub cpuset: bool,
     pub pids_limit: bool,
     pub oom_kill_disable: bool,
+}
+
+/// What `/system/df` counts.
+#[derive(Default)]
+pub struct DiskUsage {
+    /// Bytes of all unpacked layers, each counted once.
+    pub layers_size: u64,
+    pub images: Vec<ImageSummary>,
+    /// id -> (bytes of the writable layer, bytes of the whole root)
+    pub container_sizes: BTreeMap<String, (u64, u64)>,
+    pub volumes: Vec<VolumeDetail>,
 }

@@ -1,13 +1,47 @@
 //! What a container engine means: create, start, stop, images, networks, volumes, events. No HTTP, no Docker JSON.
+//!
+//! Verbs are methods of [`Engine`], one file a verb below `container/`, one file for the other nouns.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use longshore_model::{Error, Result, config::DaemonConfig};
+use longshore_model::{ContainerId, Error, Result, config::DaemonConfig};
+use longshore_network::{Bridge, Manager};
+use longshore_shim::{
+    client::{Connection, Zygote, spawn_zygote},
+    protocol::LaunchRequest,
+};
+use longshore_store::{Batch, Durability, Store, Table};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 pub mod api;
 pub mod container;
+mod events;
+mod filter;
+mod image;
+mod log_watch;
+mod names;
+mod network;
+mod open;
+mod stdio;
+mod system;
+mod volume;
 
-use api::*;
+pub use container::security::{MASKED_PATHS, READONLY_PATHS};
+pub use image::{ImportRequest, Progress};
+
+pub use api::DiskUsage;
+
+use api::StdioStream;
+use container::{
+    actor::{Command, Reply},
+    exec::Execs,
+    registry::{Handle, Registry},
+    security,
+};
 
 /// The engine. Cheap to clone; every method may be called from any task.
 #[derive(Clone)]
@@ -17,156 +51,24 @@ pub struct Engine {
 
 pub(crate) struct Inner {
     pub(crate) config: DaemonConfig,
-}
-
-fn todo_<T>(what: &str) -> Result<T> {
-    Err(Error::not_implemented(format!(
-        "{what} is not implemented yet"
-    )))
-}
-
-/// Containers.
-impl Engine {
-    pub fn config(&self) -> &DaemonConfig {
-        &self.inner.config
-    }
-    /// By full id, name (with or without `/`) or unambiguous id prefix, as Docker looks up.
-    ///
-    /// # Errors
-    /// `No such container: X` (404); ambiguous prefix (400).
-    pub fn container(&self, name_or_id: &str) -> Result<Arc<Snapshot>> {
-        Err(Error::not_found(format!("No such container: {name_or_id}")))
-    }
-    /// All containers, newest first. Never waits.
-    pub fn containers(&self) -> Vec<Arc<Snapshot>> {
-        Vec::new()
-    }
-    /// Containers that match `filters` (all of the API document; unknown names are wire's to refuse), newest first.
-    /// `all` false and no status filter: running ones only. `limit` > 0: that many, of any state.
-    pub fn list_containers(
-        &self,
-        all: bool,
-        limit: usize,
-        filters: &Filters,
-    ) -> Result<Vec<Arc<Snapshot>>> {
-        let _ = (all, limit, filters);
-        Ok(Vec::new())
-    }
-    pub async fn create_container(&self, request: CreateRequest) -> Result<Created> {
-        let _ = request;
-        todo_("create")
-    }
-    pub async fn start_container(&self, name: &str) -> Result<()> {
-        self.container(name).map(|_| ())
-    }
-    /// `timeout` in seconds: None = the container's own or 10, negative = for ever. 304 (NotModified) when not running.
-    pub async fn stop_container(
-        &self,
-        name: &str,
-        signal: Option<String>,
-        timeout: Option<i64>,
-    ) -> Result<()> {
-        let _ = (signal, timeout);
-        self.container(name).map(|_| ())
-    }
-    pub async fn restart_container(
-        &self,
-        name: &str,
-        signal: Option<String>,
-        timeout: Option<i64>,
-    ) -> Result<()> {
-        let _ = (signal, timeout);
-        self.container(name).map(|_| ())
-    }
-    /// `signal` empty: SIGKILL.
-    pub async fn kill_container(&self, name: &str, signal: &str) -> Result<()> {
-        let _ = signal;
-        self.container(name).map(|_| ())
-    }
-    /// Looks the container up at once (404 comes before the response starts); the future resolves at the condition.
-    pub fn wait_container(
-        &self,
-        name: &str,
-        condition: WaitCondition,
-    ) -> Result<impl Future<Output = WaitResult> + Send + 'static> {
-        let _ = condition;
-        self.container(name)?;
-        Ok(async {
-            WaitResult {
-                exit_code: 0,
-                error: None,
-            }
-        })
-    }
-    pub async fn attach_container(
-        &self,
-        name: &str,
-        request: AttachRequest,
-    ) -> Result<StdioStream> {
-        let _ = request;
-        self.container(name)?;
-        todo_("attach")
-    }
-    pub async fn resize_container(&self, name: &str, rows: u16, columns: u16) -> Result<()> {
-        let _ = (rows, columns);
-        self.container(name).map(|_| ())
-    }
-    /// Lines in order; the channel ends when all is read (and, with follow, the container has ended).
-    pub async fn container_logs(
-        &self,
-        name: &str,
-        request: LogsRequest,
-    ) -> Result<tokio::sync::mpsc::Receiver<Result<LogLine>>> {
-        let _ = request;
-        self.container(name)?;
-        todo_("logs")
-    }
-    /// `ps_args` empty: `-ef`.
-    pub async fn container_top(&self, name: &str, ps_args: &str) -> Result<TopResult> {
-        let _ = ps_args;
-        self.container(name)?;
-        todo_("top")
-    }
-    pub async fn rename_container(&self, name: &str, new_name: &str) -> Result<()> {
-        let _ = new_name;
-        self.container(name).map(|_| ())
-    }
-    pub async fn remove_container(&self, name: &str, request: RemoveRequest) -> Result<()> {
-        let _ = request;
-        self.container(name).map(|_| ())
-    }
-    pub async fn prune_containers(&self, filters: &Filters) -> Result<PruneReport> {
-        let _ = filters;
-        todo_("prune")
-    }
-    /// (bytes of the writable layer, bytes of the whole root file system)
-    pub async fn container_size(&self, name: &str) -> Result<(u64, u64)> {
-        self.container(name)?;
-        todo_("size")
-    }
-    pub async fn create_exec(&self, container: &str, spec: ExecSpec) -> Result<String> {
-        let _ = spec;
-        self.container(container)?;
-        todo_("exec")
-    }
-    pub fn exec(&self, id: &str) -> Result<ExecSnapshot> {
-        Err(Error::not_found(format!("No such exec instance: {id}")))
-    }
-    /// Starts it. `detach`: no stream. Failures of the process itself (no such file ...) are `Ok` with a stream that
-    /// holds the text: see `ExecStart`.
-    pub async fn start_exec(
-        &self,
-        id: &str,
-        detach: bool,
-        console_size: Option<(u16, u16)>,
-    ) -> Result<ExecStart> {
-        let _ = (detach, console_size);
-        Err(Error::not_found(format!("No such exec instance: {id}")))
-    }
-    pub async fn resize_exec(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
-        let _ = (rows, columns);
-        Err(Error::not_found(format!("No such exec instance: {id}")))
-    }
+    /// Stable for a data root, in uuid form.
+    pub(crate) id: String,
+    pub(crate) store: Store,
+    pub(crate) hub: Arc<events::Hub>,
+    pub(crate) containers: Registry,
+    pub(crate) execs: Execs,
+    pub(crate) volumes: volume::Volumes,
+    pub(crate) networks: Vec<network::NetworkRecord>,
+    pub(crate) network: Arc<Manager>,
+    pub(crate) bridge: Option<Bridge>,
+    pub(crate) filters: security::Filters,
+    pub(crate) facts: system::Facts,
+    pub(crate) log_watches: log_watch::LogWatches,
+    pub(crate) start_slots: Semaphore,
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// True once the daemon shuts down: streams end.
+    pub(crate) closing: watch::Sender<bool>,
+    zygote: Mutex<Option<Zygote>>,
 }
 
 /// What starting an exec gave.
@@ -174,146 +76,135 @@ pub enum ExecStart {
     /// Started without a stream.
     Detached,
     Attached(StdioStream),
-    /// The process could not be run: dockerd answers 101/200 all the same and writes the text, `\r\n`-ended, as a stdout frame (recording 04).
+    /// The process could not be run: dockerd answers 101/200 all the same and writes the text, `\r\n`-ended, as a
+    /// stdout frame.
     Failed {
         tty: bool,
         message: String,
     },
 }
 
-/// Events.
-impl Engine {
-    /// Subscribes without a gap between backlog and live events.
-    pub async fn events(&self, request: EventsRequest) -> Result<EventStream> {
-        let _ = request;
-        todo_("events")
-    }
+/// Runs blocking code off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::system(format!("internal error: {error}"))))
 }
 
-/// Progress of a load or import: one call a line of Docker's JSON stream. The text as the client sees it (`stream` or `status`).
-pub type Progress = tokio::sync::mpsc::Sender<String>;
+impl Inner {
+    /// State of a run that ends with a reboot: shim socket, exit record.
+    pub(crate) fn run_dir(&self, id: &ContainerId) -> PathBuf {
+        self.config.exec_root.join("containers").join(id.as_str())
+    }
 
-/// Images.
-impl Engine {
-    pub async fn list_images(&self, all: bool, filters: &Filters) -> Result<Vec<ImageSummary>> {
-        let _ = (all, filters);
-        Ok(Vec::new())
+    pub(crate) fn cgroup_path(&self, snapshot: &api::Snapshot) -> String {
+        container::plan::cgroup_path_of(&self.config, &snapshot.spec.cgroup_parent, &snapshot.id)
     }
-    /// By reference, id or id prefix. `No such image: X:latest` (404).
-    pub async fn image(&self, name: &str) -> Result<ImageDetail> {
-        Err(Error::not_found(format!("No such image: {name}")))
-    }
-    pub async fn image_history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
-        self.image(name).await.map(|_| Vec::new())
-    }
-    /// Reads an archive (docker-archive or OCI layout, compressed or not) from `archive` to its end.
-    /// Lines such as `Loaded image: busybox:latest` go to `progress`.
-    pub async fn load_images(
+
+    /// Asks a container's actor and waits for its answer.
+    pub(crate) async fn ask<T>(
         &self,
-        archive: std::os::fd::OwnedFd,
-        quiet: bool,
-        progress: Progress,
+        handle: &Handle,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Error::not_found(format!("No such container: {}", handle.id));
+        handle
+            .commands
+            .send(command(reply))
+            .await
+            .map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Tells a container's actor something that has no answer.
+    pub(crate) async fn tell(&self, handle: &Handle, command: Command) {
+        let _ = handle.commands.send(command).await;
+    }
+
+    /// Commits; `visible` runs after the commit and before its events reach anybody, in commit order.
+    pub(crate) async fn commit(
+        &self,
+        batch: Batch,
+        durability: Durability,
+        visible: impl FnOnce() + Send + 'static,
     ) -> Result<()> {
-        let _ = (archive, quiet, progress);
-        todo_("load")
+        let (done, wait) = oneshot::channel();
+        let hub = self.hub.clone();
+        self.store.submit(
+            batch,
+            durability,
+            Box::new(move |result| {
+                let result = result.map(|events| {
+                    visible();
+                    // The store's own image changes are published by its commit hook.
+                    let own: Vec<_> = events.into_iter().filter(|e| e.kind != "image").collect();
+                    hub.publish(&own);
+                });
+                let _ = done.send(result);
+            }),
+        );
+        wait.await
+            .unwrap_or_else(|_| Err(Error::unavailable("the store is closed")))
     }
-    /// `images/create?fromSrc=-`: the new image's id.
-    pub async fn import_image(
+
+    /// Moves a record that cannot be read out of the way.
+    pub(crate) fn quarantine(&self, key: &str, reason: &str) {
+        tracing::error!(key, "record quarantined: {reason}");
+        if let Err(error) = self.store.quarantine(Table::Container, key, reason) {
+            tracing::error!(key, "not quarantined: {error}");
+        }
+    }
+
+    /// Hands a launch to a fresh shim; a zygote that has died is replaced.
+    pub(crate) fn launch(
         &self,
-        archive: std::os::fd::OwnedFd,
-        request: ImportRequest,
-    ) -> Result<String> {
-        let _ = (archive, request);
-        todo_("import")
-    }
-    pub async fn tag_image(&self, name: &str, repository: &str, tag: &str) -> Result<()> {
-        let _ = (repository, tag);
-        self.image(name).await.map(|_| ())
-    }
-    pub async fn remove_image(
-        &self,
-        name: &str,
-        force: bool,
-        no_prune: bool,
-    ) -> Result<Vec<ImageDeleted>> {
-        let _ = (force, no_prune);
-        self.image(name).await.map(|_| Vec::new())
-    }
-    pub async fn prune_images(&self, filters: &Filters) -> Result<(Vec<ImageDeleted>, u64)> {
-        let _ = filters;
-        todo_("image prune")
+        request: &LaunchRequest,
+        clients: Vec<OwnedFd>,
+    ) -> Result<Connection> {
+        let mut zygote = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
+        if zygote.as_ref().is_none_or(|zygote| !zygote.alive()) {
+            *zygote = Some(spawn_zygote().map_err(|e| Error::io("start the zygote", e))?);
+        }
+        let zygote = zygote.as_ref().ok_or_else(|| Error::system("no zygote"))?;
+        zygote
+            .launch(request, clients)
+            .map_err(|e| Error::io("hand the launch to the zygote", e))
     }
 }
 
-/// `POST /images/create?fromSrc=`.
-#[derive(Clone, Debug, Default)]
-pub struct ImportRequest {
-    /// Empty: no tag is given.
-    pub repository: String,
-    pub tag: String,
-    pub message: String,
-    /// Dockerfile lines (`CMD ["x"]`, `ENV a=b`).
-    pub changes: Vec<String>,
-    pub platform: Option<String>,
-}
-
-/// Networks and volumes.
 impl Engine {
-    pub async fn list_networks(&self, filters: &Filters) -> Result<Vec<NetworkDetail>> {
-        let _ = filters;
-        Ok(Vec::new())
+    pub fn config(&self) -> &DaemonConfig {
+        &self.inner.config
     }
-    /// By id, name or unambiguous id prefix. `network X not found` (404).
-    pub async fn network(&self, name: &str) -> Result<NetworkDetail> {
-        Err(Error::not_found(format!("network {name} not found")))
-    }
-    /// (id, warning)
-    pub async fn create_network(&self, request: NetworkDetail) -> Result<(String, String)> {
-        let _ = request;
-        todo_("network create")
-    }
-    pub async fn remove_network(&self, name: &str) -> Result<()> {
-        self.network(name).await.map(|_| ())
-    }
-    pub async fn list_volumes(&self, filters: &Filters) -> Result<Vec<VolumeDetail>> {
-        let _ = filters;
-        Ok(Vec::new())
-    }
-    pub async fn volume(&self, name: &str) -> Result<VolumeDetail> {
-        Err(Error::not_found(format!("get {name}: no such volume")))
-    }
-    pub async fn create_volume(&self, request: VolumeCreate) -> Result<VolumeDetail> {
-        let _ = request;
-        todo_("volume create")
-    }
-    pub async fn remove_volume(&self, name: &str, force: bool) -> Result<()> {
-        let _ = force;
-        self.volume(name).await.map(|_| ())
-    }
-    pub async fn prune_volumes(&self, filters: &Filters) -> Result<PruneReport> {
-        let _ = filters;
-        todo_("volume prune")
-    }
-}
 
-/// The system as a whole.
-impl Engine {
-    pub async fn system_info(&self) -> SystemInfo {
-        SystemInfo::default()
+    /// True when this host has the unified hierarchy only.
+    pub fn cgroup_v2(&self) -> bool {
+        self.inner.facts.cgroup_version == 2
     }
-    /// Sizes for `/system/df`: containers (id -> (rw, rootfs)), volumes with sizes, images.
-    pub async fn disk_usage(&self) -> Result<DiskUsage> {
-        todo_("df")
-    }
-    /// Ends all streams (events, logs, attach) with EOF and refuses new work; containers stay.
-    pub async fn shutdown(&self) {}
-}
 
-/// What `/system/df` counts.
-#[derive(Default)]
-pub struct DiskUsage {
-    pub layers_size: u64,
-    pub images: Vec<ImageSummary>,
-    pub container_sizes: BTreeMap<String, (u64, u64)>,
-    pub volumes: Vec<VolumeDetail>,
+    /// Ends all streams (events, logs, attach) with EOF and refuses new ones; containers stay.
+    pub async fn shutdown(&self) {
+        self.inner.closing.send_replace(true);
+        self.inner.hub.close();
+        let engine = self.inner.clone();
+        let _ = blocking(move || {
+            let idle = !engine
+                .containers
+                .snapshots()
+                .iter()
+                .any(|s| s.state.running());
+            engine.network.shutdown(idle);
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Resolves when the daemon shuts down: streams that serve a client end then.
+    pub async fn closing(&self) {
+        let mut closing = self.inner.closing.subscribe();
+        let _ = closing.wait_for(|closed| *closed).await;
+    }
 }

@@ -8,6 +8,7 @@ mod control;
 mod execs;
 mod exit;
 pub mod frame;
+pub mod host;
 mod launch;
 mod listen;
 pub mod logs;

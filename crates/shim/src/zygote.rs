@@ -155,6 +155,17 @@ impl Zygote {
         }
     }
 
+    /// False when the zygote has ended: then another one is wanted.
+    pub fn alive(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready == 0)
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

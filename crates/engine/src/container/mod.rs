@@ -1,5 +1,26 @@
-//! Containers: what they are (`spec`), where they stand (`phase`, `snapshot`), and one file a verb.
+//! Containers: what they are (`spec`), where they stand (`phase`, `snapshot`), who changes them (`actor`), and one file
+//! a verb.
 
+pub(crate) mod actor;
+mod attach;
+mod create;
+pub(crate) mod exec;
+mod files;
+mod kill;
+mod list;
+mod log_options;
+mod logs;
 pub mod phase;
+pub(crate) mod plan;
+mod record;
+pub(crate) mod recover;
+pub(crate) mod registry;
+mod remove;
+mod rename;
+pub mod security;
+mod shim_link;
 pub mod snapshot;
 pub mod spec;
+mod start;
+mod top;
+mod wait;

@@ -1,5 +1,7 @@
 //! The states of a container, each with the data that exists only in it, and what is allowed in each.
+//! Pure: no I/O, so that the rules can be tested as a table.
 
+use longshore_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Where a container stands.
@@ -39,6 +41,89 @@ impl Phase {
             Self::Exited => "exited",
             Self::Removing => "removing",
             Self::Dead => "dead",
+        }
+    }
+
+    /// May a run begin now? `NotModified` when it already runs.
+    pub(crate) fn may_start(&self) -> Result<()> {
+        match self {
+            Self::Created | Self::Exited => Ok(()),
+            Self::Running { paused: true, .. } => Err(Error::conflict(
+                "cannot start a paused container, try unpause instead",
+            )),
+            Self::Starting | Self::Running { paused: false, .. } => Err(Error::not_modified()),
+            Self::Removing | Self::Dead => Err(Error::conflict(
+                "container is marked for removal and cannot be started",
+            )),
+        }
+    }
+
+    /// May it be removed now? `id` and `given` are for the text.
+    pub(crate) fn may_remove(&self, id: &str, given: &str, force: bool) -> Result<()> {
+        match self {
+            Self::Created | Self::Exited | Self::Dead => Ok(()),
+            Self::Starting | Self::Running { .. } if force => Ok(()),
+            Self::Running { paused: true, .. } => Err(Error::conflict(format!(
+                "cannot remove container \"{id}\": container is paused and must be unpaused first"
+            ))),
+            Self::Starting | Self::Running { .. } => Err(Error::conflict(format!(
+                "cannot remove container \"{id}\": container is running: stop the container before removing or force \
+                 remove"
+            ))),
+            Self::Removing => Err(Error::conflict(format!(
+                "removal of container {given} is already in progress"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_model::ErrorKind;
+
+    use super::Phase;
+
+    fn running(paused: bool) -> Phase {
+        Phase::Running {
+            pid: 7,
+            start_time: 1,
+            paused,
+        }
+    }
+
+    #[test]
+    fn start_table() {
+        for (phase, want) in [
+            (Phase::Created, None),
+            (Phase::Exited, None),
+            (running(false), Some(ErrorKind::NotModified)),
+            (running(true), Some(ErrorKind::Conflict)),
+            (Phase::Starting, Some(ErrorKind::NotModified)),
+            (Phase::Removing, Some(ErrorKind::Conflict)),
+            (Phase::Dead, Some(ErrorKind::Conflict)),
+        ] {
+            assert_eq!(phase.may_start().err().map(|e| e.kind), want, "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn remove_table() {
+        for (phase, force, want) in [
+            (Phase::Created, false, true),
+            (Phase::Exited, false, true),
+            (Phase::Dead, false, true),
+            (running(false), false, false),
+            (running(false), true, true),
+            (running(true), true, true),
+            (Phase::Starting, false, false),
+            (Phase::Starting, true, true),
+            (Phase::Removing, true, false),
+        ] {
+            assert_eq!(
+                phase.may_remove("id", "name", force).is_ok(),
+                want,
+                "{phase:?} force={force}"
+            );
         }
     }
 }

@@ -36,8 +36,12 @@ pub struct Snapshot {
     /// Ids of execs that run.
     pub exec_ids: Vec<String>,
     pub paths: Paths,
-    /// Grows with each change; lets a waiter tell a new run from the old.
+    /// How often it was started.
     pub run: u64,
+    /// How often a run has ended: lets a waiter tell the next exit from the last.
+    pub exits: u64,
+    /// The container is gone; this is its last snapshot.
+    pub removed: bool,
 }
 
 /// Which image a container was made from; survives the image's removal.
@@ -96,6 +100,13 @@ pub struct MountPoint {
     pub mode: String,
     pub rw: bool,
     pub propagation: String,
+}
+
+impl MountPoint {
+    /// `--tmpfs` mounts are not in inspect's `Mounts` (they are in `HostConfig.Tmpfs`); they have no kind here.
+    pub fn shown(&self) -> bool {
+        !self.kind.is_empty()
+    }
 }
 
 /// A container's place on a network.

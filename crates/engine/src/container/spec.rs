@@ -206,3 +206,12 @@ pub struct LogSpec {
     pub driver: String,
     pub options: BTreeMap<String, String>,
 }
+
+impl ContainerSpec {
+    /// A health check is configured (and not switched off with `NONE`).
+    pub fn has_health(&self) -> bool {
+        self.healthcheck
+            .as_ref()
+            .is_some_and(|h| h.test.first().is_some_and(|first| first != "NONE"))
+    }
+}

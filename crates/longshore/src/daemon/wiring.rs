@@ -2,6 +2,7 @@
 
 use longshore_engine::Engine;
 use longshore_model::config::DaemonConfig;
+use longshore_wire::server::Listener;
 use tokio::sync::watch;
 
 use super::listen::Bound;
@@ -11,10 +12,7 @@ use super::listen::Bound;
 /// # Errors
 /// In words for the operator.
 pub async fn open_engine(config: DaemonConfig) -> Result<Engine, String> {
-    Err(format!(
-        "this build has no engine yet for {}",
-        config.data_root.display()
-    ))
+    Engine::open(config).await.map_err(|error| error.message)
 }
 
 /// Serves the API until `down` turns true and everything has drained.
@@ -24,18 +22,21 @@ pub async fn open_engine(config: DaemonConfig) -> Result<Engine, String> {
 pub fn serve(
     bound: Vec<Bound>,
     engine: Engine,
-    mut down: watch::Receiver<bool>,
+    down: watch::Receiver<bool>,
 ) -> Result<impl Future<Output = ()>, String> {
-    for socket in &bound {
-        match socket {
-            Bound::Unix(socket) => socket.set_nonblocking(true),
-            Bound::Tcp(socket) => socket.set_nonblocking(true),
-        }
-        .map_err(|error| error.to_string())?;
+    let mut listeners = Vec::new();
+    for socket in bound {
+        let taken = match socket {
+            Bound::Unix(socket) => socket
+                .set_nonblocking(true)
+                .and_then(|()| tokio::net::UnixListener::from_std(socket))
+                .map(Listener::Unix),
+            Bound::Tcp(socket) => socket
+                .set_nonblocking(true)
+                .and_then(|()| tokio::net::TcpListener::from_std(socket))
+                .map(Listener::Tcp),
+        };
+        listeners.push(taken.map_err(|error| error.to_string())?);
     }
-    Ok(async move {
-        let _ = down.wait_for(|down| *down).await;
-        engine.shutdown().await;
-        drop(bound);
-    })
+    Ok(longshore_wire::server::serve(listeners, engine, down))
 }

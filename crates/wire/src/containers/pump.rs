@@ -30,6 +30,7 @@ pub async fn raw(io: HijackedIo, stream: StdioStream, keys: Option<Vec<u8>>) {
         socket,
         tty,
         replay,
+        settled,
     } = stream;
     let (mut client_in, mut client_out) = io.into_split();
     if client_out.write_all(&replay).await.is_err() {
@@ -37,7 +38,11 @@ pub async fn raw(io: HijackedIo, stream: StdioStream, keys: Option<Vec<u8>>) {
     }
     let Some(socket) = socket else { return };
     let (mut from, to) = socket.into_split();
-    let output = copy(&mut from, &mut client_out);
+    let output = async {
+        let copied = copy(&mut from, &mut client_out).await;
+        settle(settled).await;
+        copied
+    };
     match keys {
         None => {
             let _ = output.await;
@@ -68,6 +73,7 @@ pub async fn websocket(client: Socket, stream: StdioStream, keys: Option<Vec<u8>
         socket: stdio,
         tty,
         replay,
+        settled,
     } = stream;
     let (mut client_out, mut client_in) = socket::split(client, binary);
     let mut frames = (!tty).then(Decoder::default);
@@ -96,6 +102,7 @@ pub async fn websocket(client: Socket, stream: StdioStream, keys: Option<Vec<u8>
                 client_out.send(data).await?;
             }
         }
+        settle(settled).await;
         client_out.close().await;
         io::Result::Ok(())
     };
@@ -126,6 +133,14 @@ async fn both(output: impl Future<Output = io::Result<()>>, input: impl Future<O
     }
     // Fails only when the client has gone.
     let _ = output.await;
+}
+
+/// The exit is visible before the client's stream ends: clients ask for the exit code at that moment.
+async fn settle(settled: Option<tokio::sync::oneshot::Receiver<()>>) {
+    if let Some(settled) = settled {
+        // Nothing is ever sent: the sender is dropped when the exit is visible.
+        let _ = settled.await;
+    }
 }
 
 async fn copy(from: &mut OwnedReadHalf, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {

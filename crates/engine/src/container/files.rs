@@ -1,0 +1,125 @@
+//! The files that the engine writes for a container: /etc/hosts, /etc/hostname, /etc/resolv.conf. Bound from a directory
+//! named by the container's full id, by which some programs find out who they are.
+
+use std::net::IpAddr;
+
+use longshore_model::{Error, Result};
+use longshore_network::{
+    Endpoint,
+    hosts::{self, Hosts},
+    resolv::{self, Mode, Overrides},
+};
+
+use super::{record::Definition, spec::NetworkMode};
+use crate::Inner;
+
+/// Writes them anew for a run. A container that joins another's network uses the other's files.
+pub(crate) fn write(
+    engine: &Inner,
+    definition: &Definition,
+    endpoint: Option<&Endpoint>,
+) -> Result<()> {
+    let spec = &definition.spec;
+    if matches!(spec.network.mode, NetworkMode::Container(_)) {
+        return Ok(());
+    }
+    let put = |path: &str, content: &str| {
+        std::fs::write(path, content).map_err(|e| Error::io(format!("write {path}"), e))
+    };
+    put(
+        &definition.paths.hostname,
+        &hosts::hostname(&definition.hostname, &spec.domainname),
+    )?;
+    let extra = extra_hosts(engine, definition)?;
+    let host_network = spec.network.mode == NetworkMode::Host;
+    let content = if host_network {
+        let own = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        hosts::hosts_of_host_network(&own, &extra, true)
+    } else {
+        let addresses: Vec<_> = endpoint.map(|e| e.ip).into_iter().collect();
+        hosts::hosts(&Hosts {
+            hostname: &definition.hostname,
+            domainname: &spec.domainname,
+            addresses: &addresses,
+            extra: &extra,
+            links: &links(engine, definition),
+            ipv6: true,
+        })
+    };
+    put(&definition.paths.hosts, &content)?;
+    let config = &engine.config;
+    let choose = |own: &Vec<String>, default: &Vec<String>| {
+        if own.is_empty() {
+            default.clone()
+        } else {
+            own.clone()
+        }
+    };
+    let mode = if host_network {
+        Mode::Host
+    } else {
+        Mode::Legacy { ipv6: false }
+    };
+    let (path, host) = resolv::host_file(mode);
+    let content = resolv::resolv_conf(
+        (path, &host),
+        &Overrides {
+            nameservers: &choose(&spec.network.dns, &config.dns),
+            search: &choose(&spec.network.dns_search, &config.dns_search),
+            options: &choose(&spec.network.dns_options, &config.dns_options),
+        },
+        mode,
+    );
+    put(&definition.paths.resolv_conf, &content)
+}
+
+/// `--add-host name:address`; `host-gateway` is the bridge's own address.
+fn extra_hosts(engine: &Inner, definition: &Definition) -> Result<Vec<(String, IpAddr)>> {
+    let gateway = engine.bridge.as_ref().map(|bridge| bridge.gateway);
+    definition
+        .spec
+        .network
+        .extra_hosts
+        .iter()
+        .map(|entry| {
+            let (name, address) = entry.split_once([':', '=']).unwrap_or((entry, ""));
+            let address = if address == "host-gateway" {
+                gateway
+            } else {
+                address
+                    .trim_start_matches('[')
+                    .trim_end_matches(']')
+                    .parse()
+                    .ok()
+            };
+            let bad = || Error::invalid(format!("invalid IP address in add-host: \"{entry}\""));
+            address
+                .map(|address| (name.to_owned(), address))
+                .ok_or_else(bad)
+        })
+        .collect()
+}
+
+/// Legacy links of the default bridge: names and address of each linked container that runs.
+fn links(engine: &Inner, definition: &Definition) -> Vec<(String, IpAddr)> {
+    let mut found = Vec::new();
+    for link in &definition.spec.network.links {
+        let (name, alias) = link.split_once(':').unwrap_or((link, link));
+        let Ok(handle) = engine.containers.find(name) else {
+            continue;
+        };
+        let other = handle.snapshot();
+        if let Some(address) = other
+            .networks
+            .values()
+            .find_map(|network| network.ip_address)
+        {
+            let alias = alias.trim_start_matches('/');
+            found.push((
+                hosts::link_names(alias, &other.hostname, &other.name),
+                address,
+            ));
+        }
+    }
+    found
+}

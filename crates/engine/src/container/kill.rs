@@ -1,0 +1,196 @@
+//! Signals, and the verbs made of them: kill, stop, restart.
+
+use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc, time::Duration};
+
+use longshore_model::{Error, Result, signal};
+
+use super::{actor::Command, registry::Handle};
+use crate::Engine;
+
+const SIGKILL: i32 = 9;
+/// Seconds between a stop's signal and SIGKILL where nothing else is said.
+const DEFAULT_TIMEOUT: i64 = 10;
+/// How long the end may take after SIGKILL (a process in uninterruptible sleep) before the client is told.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends a signal by pidfd: it can never hit another process that got the pid. To a process that has just ended is no error.
+pub(super) fn send(pidfd: impl AsFd, number: i32) -> Result<()> {
+    match longshore_shim::host::send_signal(pidfd.as_fd(), number) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+            Ok(())
+        }
+        other => other.map_err(|e| Error::io("kill", e)),
+    }
+}
+
+impl Engine {
+    /// Sends a signal to the first process (empty: SIGKILL). SIGKILL is answered when the container has ended.
+    ///
+    /// # Errors
+    /// 404, 400 for an unknown signal, 409 when it does not run.
+    pub async fn kill_container(&self, name: &str, signal_name: &str) -> Result<()> {
+        let handle = self.inner.containers.find(name)?;
+        let number = if signal_name.is_empty() {
+            SIGKILL
+        } else {
+            let bad = || {
+                Error::invalid(format!(
+                    "cannot kill container: {name}: invalid signal: {signal_name}"
+                ))
+            };
+            signal::parse(signal_name).ok_or_else(bad)?
+        };
+        let snapshot = handle.snapshot();
+        if !snapshot.state.running() {
+            return Err(Error::conflict(format!(
+                "cannot kill container: {name}: container {} is not running",
+                snapshot.id
+            )));
+        }
+        let stops = number == SIGKILL || number == stop_signal(&snapshot.spec.stop_signal);
+        if stops {
+            self.inner.tell(&handle, Command::MarkStopped).await;
+        }
+        self.inner
+            .ask(&handle, |reply| Command::Signal {
+                signal: number,
+                log: true,
+                reply,
+            })
+            .await
+            .map_err(|error| Error {
+                message: format!("cannot kill container: {name}: {}", error.message),
+                ..error
+            })?;
+        if number == SIGKILL {
+            ended(&handle, snapshot.exits, Some(KILL_PATIENCE)).await;
+        }
+        Ok(())
+    }
+
+    /// Asks the container to end, then makes it. `timeout` in seconds: None = its own or 10, negative = wait for ever.
+    ///
+    /// # Errors
+    /// 404, `NotModified` when it does not run, 400 for an unknown signal.
+    pub async fn stop_container(
+        &self,
+        name: &str,
+        signal_name: Option<String>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        let handle = self.inner.containers.find(name)?;
+        if !handle.snapshot().state.running() {
+            return Err(Error::not_modified());
+        }
+        self.stop_handle(name, &handle, signal_name, timeout).await
+    }
+
+    async fn stop_handle(
+        &self,
+        name: &str,
+        handle: &Arc<Handle>,
+        signal_name: Option<String>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        let snapshot = handle.snapshot();
+        let number = match signal_name.filter(|s| !s.is_empty()) {
+            Some(text) => signal::parse(&text).ok_or_else(|| {
+                Error::invalid(format!(
+                    "cannot stop container: {name}: invalid signal: {text}"
+                ))
+            })?,
+            None => stop_signal(&snapshot.spec.stop_signal),
+        };
+        let seconds = timeout
+            .or(snapshot.spec.stop_timeout)
+            .unwrap_or(DEFAULT_TIMEOUT);
+        self.inner.tell(handle, Command::MarkStopped).await;
+        // Not running any more by now is what the client wanted.
+        let signalled = |number| {
+            self.inner.ask(handle, move |reply| Command::Signal {
+                signal: number,
+                log: true,
+                reply,
+            })
+        };
+        let first = signalled(number).await;
+        let patience = u64::try_from(seconds).ok().map(Duration::from_secs);
+        if first.is_ok() && !ended(handle, snapshot.exits, patience).await {
+            let _ = signalled(SIGKILL).await;
+            if !ended(handle, snapshot.exits, Some(KILL_PATIENCE)).await {
+                return Err(Error::system(format!(
+                    "cannot stop container: {name}: tried to kill container, but did not receive an exit event"
+                )));
+            }
+        }
+        let event = |reply| Command::Event {
+            action: "stop".to_owned(),
+            attributes: BTreeMap::new(),
+            reply,
+        };
+        // An auto-removed container may be gone before its stop is written down; dockerd is quiet then, too.
+        let _ = self.inner.ask(handle, event).await;
+        Ok(())
+    }
+
+    /// Stops (when it runs) and starts.
+    ///
+    /// # Errors
+    /// As stop and start.
+    pub async fn restart_container(
+        &self,
+        name: &str,
+        signal_name: Option<String>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        let handle = self.inner.containers.find(name)?;
+        if handle.snapshot().state.running() {
+            self.stop_handle(name, &handle, signal_name, timeout)
+                .await?;
+        }
+        match self
+            .inner
+            .ask(&handle, |reply| Command::Start { reply })
+            .await
+        {
+            Err(error) if error.kind == longshore_model::ErrorKind::NotModified => {}
+            Err(error) => {
+                return Err(Error {
+                    message: format!("cannot restart container {name}: {}", error.message),
+                    ..error
+                });
+            }
+            Ok(()) => {}
+        }
+        let event = |reply| Command::Event {
+            action: "restart".to_owned(),
+            attributes: BTreeMap::new(),
+            reply,
+        };
+        self.inner.ask(&handle, event).await
+    }
+}
+
+/// The container's own stop signal, SIGTERM where it names none.
+fn stop_signal(name: &str) -> i32 {
+    signal::parse(name).unwrap_or(15)
+}
+
+/// Waits until a run after `exits` ended ones has ended; false when `patience` ran out first.
+pub(super) async fn ended(handle: &Handle, exits: u64, patience: Option<Duration>) -> bool {
+    let mut view = handle.view.clone();
+    let wait = async {
+        let _ = view
+            .wait_for(|snapshot| {
+                snapshot.exits > exits || snapshot.removed || !snapshot.state.running()
+            })
+            .await;
+    };
+    match patience {
+        Some(patience) => tokio::time::timeout(patience, wait).await.is_ok(),
+        None => {
+            wait.await;
+            true
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What is stored of a container: its definition (written at create and rename) and its run (written at each change of
+//! state), two rows of one table. A row that cannot be read is quarantined; the other containers start.
+
+use std::path::PathBuf;
+
+use longshore_model::{ContainerId, Timestamp, mount::MountSpec, port::PublishedPort};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    phase::Phase,
+    snapshot::{ImageIdentity, MountPoint, Paths, State},
+    spec::ContainerSpec,
+};
+
+/// The key suffix of a container's run row; its definition's key is the bare id.
+pub(crate) const RUN_SUFFIX: &str = ".run";
+
+/// The part of a container that stays.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Definition {
+    pub version: u32,
+    pub id: ContainerId,
+    pub name: String,
+    pub created: Timestamp,
+    pub spec: ContainerSpec,
+    pub echo: String,
+    pub image: ImageIdentity,
+    /// Lower layers of the root, topmost first.
+    pub layers: Vec<PathBuf>,
+    /// Executable and arguments.
+    pub command: Vec<String>,
+    /// Host name inside, chosen at create.
+    pub hostname: String,
+    pub mounts: Vec<ResolvedMount>,
+    pub paths: Paths,
+}
+
+/// A mount with its volume named and made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ResolvedMount {
+    pub spec: MountSpec,
+    pub point: MountPoint,
+    /// A volume made for this container alone: goes with it on `rm -v` or `--rm`.
+    pub anonymous: bool,
+}
+
+/// The part that changes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RunRecord {
+    pub state: State,
+    /// How often it was started.
+    #[serde(default)]
+    pub starts: u64,
+    /// How often a run has ended.
+    #[serde(default)]
+    pub exits: u64,
+    #[serde(default)]
+    pub restart_count: u32,
+    /// The user stopped it: a restart policy leaves it alone.
+    #[serde(default)]
+    pub stopped_by_user: bool,
+    #[serde(default)]
+    pub endpoint: Option<longshore_network::Endpoint>,
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
+    #[serde(default)]
+    pub sandbox_id: String,
+    /// It ran once: the networks show their id (dockerd fills it at the first start).
+    #[serde(default)]
+    pub networked: bool,
+}
+
+impl RunRecord {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: State {
+                phase: Phase::Created,
+                exit_code: 0,
+                oom_killed: false,
+                error: String::new(),
+                started_at: Timestamp(0),
+                finished_at: Timestamp(0),
+            },
+            starts: 0,
+            exits: 0,
+            restart_count: 0,
+            stopped_by_user: false,
+            endpoint: None,
+            ports: Vec::new(),
+            sandbox_id: String::new(),
+            networked: false,
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Start-up: records and live shims become observations. A container that runs is adopted with all its streams; one that
+//! ended meanwhile shows its exit; half-made runs are undone; what has no record is removed.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use longshore_model::{Result, Timestamp};
+use longshore_shim::host::Cgroup;
+use longshore_shim::{
+    client,
+    protocol::{Exit, Message, RequestBody},
+};
+use longshore_store::Table;
+
+use super::{
+    actor::{Actor, Alive},
+    phase::Phase,
+    record::{Definition, RUN_SUFFIX, RunRecord},
+    shim_link::ShimLink,
+};
+use crate::Inner;
+
+/// How long a shim may take to say hello. All are asked side by side.
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads all records, adopts what lives. Corrupt rows are quarantined; the rest starts.
+pub(crate) async fn recover(engine: &Arc<Inner>) -> Result<()> {
+    let found = read(engine).await?;
+    let mut known_links = HashSet::new();
+    let mut known_dirs: HashSet<String> = HashSet::new();
+    for (definition, _) in &found {
+        known_dirs.insert(definition.id.to_string());
+        if let Err(error) = engine
+            .containers
+            .reserve_name(&definition.name, &definition.id)
+        {
+            tracing::error!("{error}");
+        }
+    }
+    let mut adoptions = tokio::task::JoinSet::new();
+    for (definition, run) in found {
+        if let Some(endpoint) = &run.endpoint {
+            known_links.insert(endpoint.host_name.clone());
+        }
+        let engine = engine.clone();
+        adoptions.spawn(async move { adopt(&engine, definition, run).await });
+    }
+    while adoptions.join_next().await.is_some() {}
+    sweep(engine, known_dirs, known_links).await;
+    Ok(())
+}
+
+async fn read(engine: &Arc<Inner>) -> Result<Vec<(Definition, RunRecord)>> {
+    let engine = engine.clone();
+    crate::blocking(move || {
+        let mut runs = HashMap::new();
+        let mut definitions = Vec::new();
+        for (key, bytes) in engine.store.records(Table::Container)? {
+            if let Some(id) = key.strip_suffix(RUN_SUFFIX) {
+                match serde_json::from_slice::<RunRecord>(&bytes) {
+                    Ok(run) => {
+                        runs.insert(id.to_owned(), run);
+                    }
+                    Err(error) => engine.quarantine(&key, &error.to_string()),
+                }
+            } else {
+                match serde_json::from_slice::<Definition>(&bytes) {
+                    Ok(definition) => definitions.push(definition),
+                    Err(error) => engine.quarantine(&key, &error.to_string()),
+                }
+            }
+        }
+        Ok(definitions
+            .into_iter()
+            .map(|definition| {
+                let run = runs
+                    .remove(definition.id.as_str())
+                    .unwrap_or_else(RunRecord::new);
+                (definition, run)
+            })
+            .collect())
+    })
+    .await
+}
+
+/// What start-up found of one container's run.
+enum Found {
+    Alive(ShimLink, OwnedFd, Vec<longshore_shim::protocol::ExecState>),
+    Ended(Exit, Option<ShimLink>),
+}
+
+async fn adopt(engine: &Arc<Inner>, definition: Definition, mut run: RunRecord) {
+    let was = run.state.phase.clone();
+    if matches!(
+        was,
+        Phase::Created | Phase::Exited | Phase::Removing | Phase::Dead
+    ) {
+        if was == Phase::Removing {
+            run.state.phase = Phase::Dead;
+        }
+        // Ended, but the daemon died before it could let the shim go.
+        let cgroup = super::plan::cgroup_path(&engine.config, &definition);
+        if let Some(Found::Alive(mut link, ..) | Found::Ended(_, Some(mut link))) =
+            look(engine, &definition, 0).await
+        {
+            let _ = link.send(0, RequestBody::Release, Vec::new()).await;
+        } else {
+            let run_dir = engine.run_dir(&definition.id);
+            let _ = crate::blocking(move || {
+                if run_dir.exists() {
+                    clear_run(&run_dir, &cgroup);
+                }
+                Ok(())
+            })
+            .await;
+        }
+        return Actor::spawn(engine, definition, run, Alive::default());
+    }
+    let found = look(engine, &definition, was.pid()).await;
+    match (was, found) {
+        (Phase::Running { .. }, Some(Found::Alive(link, pidfd, execs))) => {
+            if let Some(endpoint) = &run.endpoint
+                && let Err(error) = engine
+                    .network
+                    .adopt(endpoint, &crate::network::to_mechanism(&run.ports))
+            {
+                tracing::error!(container = %definition.id, "network not taken over: {error}");
+            }
+            for exec in &execs {
+                engine
+                    .execs
+                    .adopt(definition.id.as_str(), &exec.exec_id, exec.pid, exec.code);
+            }
+            let running = execs
+                .into_iter()
+                .filter(|e| e.code.is_none())
+                .map(|e| e.exec_id)
+                .collect();
+            let alive = Alive {
+                link: Some(link),
+                pidfd: Some(pidfd),
+                exec_ids: running,
+                lease: None,
+            };
+            Actor::spawn(engine, definition, run, alive);
+        }
+        (Phase::Starting, Some(Found::Alive(link, pidfd, _))) => {
+            // The client was never told that it runs: undone.
+            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            half_made(engine, definition, run, Some(link)).await;
+        }
+        (Phase::Starting, found) => {
+            let link = if let Some(Found::Ended(_, link)) = found {
+                link
+            } else {
+                None
+            };
+            half_made(engine, definition, run, link).await;
+        }
+        (_, Some(Found::Ended(exit, link))) => gone(engine, definition, run, exit, link).await,
+        (_, None) => {
+            let exit = Exit {
+                code: 255,
+                oom_killed: false,
+                time_nano: Timestamp::now().0,
+            };
+            gone(engine, definition, run, exit, None).await;
+        }
+        (_, Some(Found::Alive(..))) => {}
+    }
+}
+
+/// Asks the shim; without one, looks for what it left.
+async fn look(engine: &Arc<Inner>, definition: &Definition, pid: i32) -> Option<Found> {
+    let run_dir = engine.run_dir(&definition.id);
+    let dir = run_dir.clone();
+    let connected = crate::blocking(move || Ok(client::connect(&dir).ok()))
+        .await
+        .ok()
+        .flatten();
+    if let Some(mut link) = connected.and_then(|fd| ShimLink::new(fd).ok()) {
+        let hello = tokio::time::timeout(HELLO_PATIENCE, link.receive()).await;
+        if let Ok(Ok(Some(Message::Hello {
+            pid,
+            start_time,
+            exited,
+            execs,
+            ..
+        }))) = hello
+        {
+            if let Some(exit) = exited {
+                return Some(Found::Ended(exit, Some(link)));
+            }
+            if let Some(pidfd) = link.take_fd().or_else(|| same_process(pid, start_time)) {
+                return Some(Found::Alive(link, pidfd, execs));
+            }
+        }
+        tracing::error!(container = %definition.id, "its shim does not answer");
+    }
+    let cgroup = super::plan::cgroup_path(&engine.config, definition);
+    crate::blocking(move || {
+        let exit = read_exit(&run_dir);
+        if pid != 0 || run_dir.exists() {
+            clear_run(&run_dir, &cgroup);
+        }
+        Ok(exit.map(|exit| Found::Ended(exit, None)))
+    })
+    .await
+    .ok()
+    .flatten()
+}
+
+/// A pidfd, if `pid` is still the process that started at `start_time`.
+fn same_process(pid: i32, start_time: u64) -> Option<OwnedFd> {
+    let pidfd = rustix::process::pidfd_open(
+        rustix::process::Pid::from_raw(pid)?,
+        rustix::process::PidfdFlags::empty(),
+    )
+    .ok()?;
+    (longshore_shim::host::start_time(pid).ok()? == start_time).then_some(pidfd)
+}
+
+/// What a shim wrote about the end, if it did.
+pub(crate) fn read_exit(run_dir: &Path) -> Option<Exit> {
+    client::read_record(run_dir).ok().flatten()
+}
+
+/// Ends whatever a run without a shim left: processes by cgroup, cgroups, run directory.
+pub(crate) fn clear_run(run_dir: &Path, cgroup: &str) {
+    let cgroup = Cgroup::open(cgroup);
+    if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {
+        let _ = cgroup.kill();
+    }
+    if let Err(error) = cgroup.remove() {
+        tracing::warn!("cgroup {} not removed: {error}", cgroup.path());
+    }
+    let _ = std::fs::remove_dir_all(run_dir);
+}
+
+/// A run that ended while no daemon was there: recorded now, with its events.
+async fn gone(
+    engine: &Arc<Inner>,
+    definition: Definition,
+    run: RunRecord,
+    exit: Exit,
+    link: Option<ShimLink>,
+) {
+    if let Some(endpoint) = &run.endpoint {
+        // Its address and ports are known again before they are given back.
+        let _ = engine.network.adopt(endpoint, &[]);
+    }
+    let mut run = run;
+    run.ports.clear();
+    Actor::settle(engine, definition, run, exit, link).await;
+}
+
+/// A start that the daemon's death cut off: all that it made goes, the container is as before.
+async fn half_made(
+    engine: &Arc<Inner>,
+    definition: Definition,
+    mut run: RunRecord,
+    link: Option<ShimLink>,
+) {
+    if let Some(mut link) = link {
+        let _ = tokio::time::timeout(HELLO_PATIENCE, async {
+            while let Ok(Some(message)) = link.receive().await {
+                if matches!(message, Message::Exited(_)) {
+                    break;
+                }
+            }
+        })
+        .await;
+        let _ = link.send(0, RequestBody::Release, Vec::new()).await;
+    }
+    run.endpoint = None;
+    run.ports.clear();
+    run.state.phase = if run.starts == 0 {
+        Phase::Created
+    } else {
+        Phase::Exited
+    };
+    let bytes = serde_json::to_vec(&run).unwrap_or_default();
+    let mut batch = longshore_store::Batch::new();
+    batch.put(
+        Table::Container,
+        format!("{}{RUN_SUFFIX}", definition.id),
+        bytes,
+    );
+    if let Err(error) = engine
+        .commit(batch, longshore_store::Durability::Survives, || {})
+        .await
+    {
+        tracing::error!(container = %definition.id, "{error}");
+    }
+    Actor::spawn(engine, definition, run, Alive::default());
+}
+
+impl Actor {
+    /// Starts the actor of a container whose run has just been found ended.
+    async fn settle(
+        engine: &Arc<Inner>,
+        definition: Definition,
+        run: RunRecord,
+        exit: Exit,
+        link: Option<ShimLink>,
+    ) {
+        let mut actor = Self::new(
+            engine,
+            definition,
+            run,
+            Alive {
+                link,
+                ..Alive::default()
+            },
+        );
+        actor.exited(exit).await;
+        if !actor.removed {
+            actor.enter();
+        }
+    }
+}
+
+/// Removes what no record knows: directories, links, run directories with whatever runs there.
+async fn sweep(engine: &Arc<Inner>, known: HashSet<String>, links: HashSet<String>) {
+    let engine = engine.clone();
+    let _ = crate::blocking(move || {
+        for id in engine.store.containers().known_on_disk()? {
+            if !known.contains(id.as_str()) {
+                engine.store.containers().discard(&id)?;
+            }
+        }
+        for link in engine.network.stray_links(&links) {
+            engine.network.remove_link(&link)?;
+        }
+        engine.network.settle();
+        let runs: PathBuf = engine.config.exec_root.join("containers");
+        for entry in std::fs::read_dir(&runs).into_iter().flatten().flatten() {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            if !known.contains(&id) {
+                let parent = engine.config.cgroup_parent.trim_matches('/');
+                let parent = if parent.is_empty() { "docker" } else { parent };
+                clear_run(&entry.path(), &format!("{parent}/{id}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+}

@@ -1,0 +1,361 @@
+//! From created or exited to running: endpoint, record of the intent, ports, files, shim, record of the run. What was
+//! made before a failure is undone in reverse order.
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
+
+use longshore_model::{Error, ErrorKind, Result, Timestamp, id::random_hex, port::PublishedPort};
+use longshore_network::Endpoint;
+use longshore_shim::{
+    client::Connection,
+    protocol::{
+        AttachStreams, LaunchFailure, LaunchFailureKind, LaunchRequest, Message, RequestBody,
+    },
+};
+use longshore_store::{Durability, NewEvent};
+
+use super::{
+    actor::{Actor, SHIM_PATIENCE},
+    phase::Phase,
+    plan::{self, Joins, Surroundings},
+    record::Definition,
+    shim_link::ShimLink,
+    spec::{IpcMode, Mode, NetworkMode},
+};
+use crate::{Engine, Inner};
+
+impl Engine {
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// `NotModified` when it runs; Docker's text for what could not be made or run.
+    pub async fn start_container(&self, name: &str) -> Result<()> {
+        let handle = self.inner.containers.find(name)?;
+        self.inner
+            .ask(&handle, |reply| super::actor::Command::Start { reply })
+            .await
+    }
+}
+
+/// What a run needs, made step by step; dropped into the record once it runs.
+struct Setup {
+    endpoint: Option<Endpoint>,
+    ports: Vec<PublishedPort>,
+}
+
+impl Actor {
+    pub(super) async fn start(&mut self) -> Result<()> {
+        self.run.state.phase.may_start()?;
+        let before = self.run.state.phase.clone();
+        let joins = self.joins()?;
+        // More starts at once than this only fight for the kernel's locks (floor.md section 5).
+        let engine = self.engine.clone();
+        let _slot = engine
+            .start_slots
+            .acquire()
+            .await
+            .map_err(|_| Error::unavailable("the daemon is shutting down"))?;
+        let mut setup = Setup {
+            endpoint: self.allocate()?,
+            ports: Vec::new(),
+        };
+        match self.bring_up(&mut setup, joins).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.undo(setup, before, failure).await),
+        }
+    }
+
+    async fn bring_up(
+        &mut self,
+        setup: &mut Setup,
+        joins: Joins,
+    ) -> std::result::Result<(), StartError> {
+        self.run.state.phase = Phase::Starting;
+        self.run.endpoint.clone_from(&setup.endpoint);
+        self.commit(Vec::new(), Durability::Survives).await?;
+        let work = SetUp {
+            engine: self.engine.clone(),
+            definition: self.definition.clone(),
+            endpoint: setup.endpoint.clone(),
+            joins,
+            clients: std::mem::take(&mut self.waiting),
+        };
+        let (ports, control) = crate::blocking(move || Ok(work.run())).await?;
+        setup.ports = ports;
+        let mut link = ShimLink::new(control?)?;
+        let (pid, start_time, pidfd) = launched(&mut link).await?;
+        self.link = Some(link);
+        self.pidfd = Some(pidfd);
+        self.run.state = super::snapshot::State {
+            phase: Phase::Running {
+                pid,
+                start_time,
+                paused: false,
+            },
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            started_at: Timestamp::now(),
+            finished_at: self.run.state.finished_at,
+        };
+        self.run.starts += 1;
+        self.run.stopped_by_user = false;
+        self.run.networked = true;
+        self.run.sandbox_id = if self.run.sandbox_id.is_empty() {
+            random_hex()
+        } else {
+            self.run.sandbox_id.clone()
+        };
+        self.run.ports.clone_from(&setup.ports);
+        let mut events = self.connect_events(setup.endpoint.is_some());
+        events.push(self.event("start", BTreeMap::new()));
+        self.commit(events, Durability::Survives).await?;
+        Ok(())
+    }
+
+    fn connect_events(&self, bridged: bool) -> Vec<NewEvent> {
+        let network = if bridged {
+            self.engine.default_network()
+        } else {
+            self.engine
+                .special_network(&self.definition.spec.network.mode)
+        };
+        network
+            .map(|n| self.network_event(&n, "connect"))
+            .into_iter()
+            .collect()
+    }
+
+    /// Undoes in reverse order what a failed start made, records the failure, gives the text for the client.
+    async fn undo(&mut self, setup: Setup, before: Phase, failure: StartError) -> Error {
+        if let (Some(pidfd), true) = (self.pidfd.take(), self.link.is_some()) {
+            // Running, but the record of it was refused: nothing may run unrecorded.
+            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+        }
+        if let Some(mut link) = self.link.take() {
+            let _ = link.send(0, RequestBody::Release, Vec::new()).await;
+        }
+        self.waiting.clear();
+        if let Some(endpoint) = &setup.endpoint {
+            let (engine, endpoint, ports) =
+                (self.engine.clone(), endpoint.clone(), setup.ports.clone());
+            let _ = crate::blocking(move || {
+                engine
+                    .network
+                    .release(&endpoint, &crate::network::to_mechanism(&ports));
+                Ok(())
+            })
+            .await;
+        }
+        let (exit_code, error) = failure.explain();
+        self.run.endpoint = None;
+        self.run.ports.clear();
+        self.run.state.phase = before;
+        self.run.state.exit_code = exit_code;
+        self.run.state.error.clone_from(&error.message);
+        if let Err(error) = self.commit(Vec::new(), Durability::Survives).await {
+            tracing::error!(container = %self.definition.id, "failed start not recorded: {error}");
+            self.publish();
+        }
+        error
+    }
+
+    /// An address on the default bridge, when the container's mode wants one.
+    fn allocate(&self) -> Result<Option<Endpoint>> {
+        let spec = &self.definition.spec.network;
+        if spec.disabled || spec.mode != NetworkMode::Bridge {
+            return Ok(None);
+        }
+        let Some(bridge) = self.engine.bridge.as_ref() else {
+            return Err(Error::invalid("network bridge is disabled (--bridge=none)"));
+        };
+        let wanted = spec.endpoints.get("bridge");
+        let ip = wanted.and_then(|e| e.ipv4_address);
+        let mac = wanted.and_then(|e| e.mac_address);
+        self.engine
+            .network
+            .allocate(&bridge.name, ip, mac, self.definition.id.as_str())
+            .map(Some)
+            .map_err(|error| error.context("failed to set up container networking"))
+    }
+
+    /// The namespaces of other containers that this one joins; they must run.
+    fn joins(&self) -> Result<Joins> {
+        let spec = &self.definition.spec;
+        let target = |name: &str| -> Result<(i32, u64)> {
+            let snapshot = self.engine.containers.find(name)?.snapshot();
+            match snapshot.state.phase {
+                Phase::Running {
+                    pid, start_time, ..
+                } => Ok((pid, start_time)),
+                Phase::Created
+                | Phase::Starting
+                | Phase::Exited
+                | Phase::Removing
+                | Phase::Dead => Err(Error::conflict(format!(
+                    "cannot join namespace of a non running container: container {} is {}",
+                    snapshot.id,
+                    snapshot.state.phase.status()
+                ))),
+            }
+        };
+        Ok(Joins {
+            net: if let NetworkMode::Container(name) = &spec.network.mode {
+                Some(target(name)?)
+            } else {
+                None
+            },
+            pid: if let Mode::Container(name) = &spec.pid_mode {
+                Some(target(name)?)
+            } else {
+                None
+            },
+            ipc: if let IpcMode::Container(name) = &spec.ipc_mode {
+                Some(target(name)?)
+            } else {
+                None
+            },
+        })
+    }
+}
+
+/// The blocking part: ports, files of the container, run directory, plan, shim.
+struct SetUp {
+    engine: Arc<Inner>,
+    definition: Definition,
+    endpoint: Option<Endpoint>,
+    joins: Joins,
+    /// Attached before the start: they see the output from its first byte.
+    clients: Vec<(AttachStreams, OwnedFd)>,
+}
+
+impl SetUp {
+    /// Says which ports it took even when it fails.
+    fn run(self) -> (Vec<PublishedPort>, Result<Connection>) {
+        let published = match &self.endpoint {
+            Some(endpoint) => publish(&self.engine, &self.definition, endpoint),
+            None => Ok(Vec::new()),
+        };
+        match published {
+            Ok(ports) => (ports, self.launch()),
+            Err(error) => (Vec::new(), Err(error)),
+        }
+    }
+
+    fn launch(self) -> Result<Connection> {
+        let (engine, definition, endpoint) =
+            (&self.engine, &self.definition, self.endpoint.as_ref());
+        super::files::write(engine, definition, endpoint)?;
+        let run_dir = engine.run_dir(&definition.id);
+        std::fs::create_dir_all(&run_dir)
+            .map_err(|e| Error::io(format!("mkdir {}", run_dir.display()), e))?;
+        let _ = std::fs::remove_file(run_dir.join("exit.json"));
+        let dirs = engine.store.containers().dirs(&definition.id);
+        let around = Surroundings {
+            config: &engine.config,
+            filters: &engine.filters,
+            cgroup_v2: engine.facts.cgroup_version == 2,
+            upper: dirs.upper,
+            work: dirs.work,
+            endpoint,
+            joins: self.joins,
+        };
+        let (attach, sockets) = self.clients.into_iter().unzip();
+        let request = LaunchRequest {
+            plan: plan::build(definition, &around)?,
+            run_dir,
+            log: plan::log(&engine.config, definition)?,
+            stdin_once: definition.spec.process.stdin_once,
+            attach,
+        };
+        engine.launch(&request, sockets)
+    }
+}
+
+fn publish(
+    engine: &Inner,
+    definition: &Definition,
+    endpoint: &Endpoint,
+) -> Result<Vec<PublishedPort>> {
+    let wanted = crate::network::wanted_ports(&definition.spec);
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let published = engine.network.publish(endpoint, &wanted).map_err(|error| {
+        let id = &endpoint.endpoint_id;
+        error
+            .context(format!(
+                "driver failed programming external connectivity on endpoint {} ({id})",
+                definition.name
+            ))
+            .context("failed to set up container networking")
+    })?;
+    Ok(crate::network::from_mechanism(published))
+}
+
+/// Waits for the shim's first word.
+async fn launched(link: &mut ShimLink) -> std::result::Result<(i32, u64, OwnedFd), StartError> {
+    let wait = async {
+        loop {
+            match link.receive().await? {
+                Some(Message::Started { pid, start_time }) => {
+                    let pidfd = link
+                        .take_fd()
+                        .ok_or_else(|| Error::system("the shim sent no pidfd"))?;
+                    return Ok((pid, start_time, pidfd));
+                }
+                Some(Message::LaunchFailed(failure)) => return Err(StartError::Launch(failure)),
+                Some(Message::Warning { text }) => tracing::warn!("{text}"),
+                Some(Message::Done { .. }) => {}
+                Some(_) => return Err(Error::system("unexpected first word from the shim").into()),
+                None => {
+                    return Err(
+                        Error::system("the shim ended before the container had started").into(),
+                    );
+                }
+            }
+        }
+    };
+    match tokio::time::timeout(SHIM_PATIENCE, wait).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::system("the shim did not start the container in time").into()),
+    }
+}
+
+/// Why a start failed.
+enum StartError {
+    Engine(Error),
+    Launch(LaunchFailure),
+}
+
+impl From<Error> for StartError {
+    fn from(error: Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl StartError {
+    /// The exit code that the container then shows, and the client's error.
+    fn explain(self) -> (i32, Error) {
+        match self {
+            Self::Engine(error) => (128, error),
+            Self::Launch(failure) => {
+                let (code, kind) = match failure.kind {
+                    LaunchFailureKind::NotFound => (127, ErrorKind::InvalidParameter),
+                    LaunchFailureKind::NotExecutable => (126, ErrorKind::InvalidParameter),
+                    LaunchFailureKind::Invalid => (128, ErrorKind::InvalidParameter),
+                    LaunchFailureKind::System => (128, ErrorKind::System),
+                };
+                let text = if failure.kind == LaunchFailureKind::Invalid {
+                    failure.message
+                } else {
+                    format!(
+                        "failed to create task for container: failed to create shim task: OCI runtime create failed: \
+                         runc create failed: unable to start container process: {}",
+                        failure.message
+                    )
+                };
+                (code, Error::new(kind, text))
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Opening an engine: store, network, zygote, then the containers that were there before.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use longshore_model::{Error, Event, Result, config::DaemonConfig, id::random_hex};
+use longshore_network::{Manager, ManagerConfig};
+use longshore_shim::client::spawn_zygote;
+use longshore_store::{Batch, Durability, Store, Table};
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    Engine, Inner, container, events::Hub, log_watch::LogWatches, network, security, system::Facts,
+    volume::Volumes,
+};
+
+impl Engine {
+    /// Opens the data root (locked: one daemon each), brings network and zygote up, adopts the containers.
+    ///
+    /// # Errors
+    /// Another daemon has the data root; a directory, the database, or the bridge cannot be made.
+    pub async fn open(config: DaemonConfig) -> Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let inner = crate::blocking(move || open(config, runtime)).await?;
+        let engine = Self {
+            inner: Arc::new(inner),
+        };
+        engine.inner.log_watches.run()?;
+        let store = engine.inner.store.clone();
+        // A machine without a registry can run a first container; the payload is this very binary.
+        let hello = crate::blocking(move || {
+            let payload = Path::new("/proc/self/exe");
+            store
+                .images()
+                .ensure_hello_image(payload, &mut |_| Vec::new())
+        });
+        if let Err(error) = hello.await {
+            tracing::error!("no longshore/hello image: {error}");
+        }
+        container::recover::recover(&engine.inner).await?;
+        Ok(engine)
+    }
+}
+
+fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> {
+    make_dir(&config.data_root, 0o710)?;
+    make_dir(&config.exec_root, 0o711)?;
+    make_dir(&config.exec_root.join("containers"), 0o711)?;
+    let hub = Arc::new(Hub::default());
+    let images = hub.clone();
+    // Other events go out through `Inner::commit`, after the snapshots that they speak of.
+    let publish = move |events: &[Event]| {
+        let own: Vec<_> = events
+            .iter()
+            .filter(|event| event.kind == "image")
+            .cloned()
+            .collect();
+        images.publish(&own);
+    };
+    let (store, report) = Store::open(&config.data_root, Box::new(publish))?;
+    hub.starts_at(store.last_seq());
+    for row in &report.quarantined {
+        tracing::error!("quarantined record: {row:?}");
+    }
+    if let Some((path, _)) = &report.moved_aside {
+        tracing::error!("the database was corrupt and is now at {}", path.display());
+    }
+    let manager = Manager::open(ManagerConfig {
+        name: table_name(&config.bridge.name),
+        ip_forward: config.bridge.ip_forward,
+        default_ip: config.bridge.default_ip,
+        on_repair: Box::new(|what| tracing::warn!("firewall rules repaired: {what}")),
+    })?;
+    let bridge = network::bridge(&manager, &config.bridge)?;
+    let zygote = spawn_zygote().map_err(|e| Error::io("start the zygote", e))?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(Inner {
+        id: daemon_id(&store)?,
+        hub,
+        containers: container::registry::Registry::default(),
+        execs: container::exec::Execs::default(),
+        volumes: Volumes::open(&store)?,
+        networks: network::open(&store)?,
+        network: manager,
+        bridge,
+        filters: security::Filters::default(),
+        facts: Facts::read(),
+        log_watches: LogWatches::new()?,
+        start_slots: Semaphore::new(2 * cores),
+        runtime,
+        closing: watch::channel(false).0,
+        zygote: Mutex::new(Some(zygote)),
+        store,
+        config,
+    })
+}
+
+/// One table an engine, named by its bridge, so that engines run side by side.
+fn table_name(bridge: &str) -> String {
+    if bridge == "docker0" {
+        "longshore".to_owned()
+    } else {
+        format!("longshore-{bridge}")
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path);
+    made.map_err(|e| Error::io(format!("mkdir {}", path.display()), e))
+}
+
+/// Made once for a data root.
+fn daemon_id(store: &Store) -> Result<String> {
+    if let Some((_, bytes)) = store
+        .records(Table::Meta)?
+        .into_iter()
+        .find(|(key, _)| key == "id")
+    {
+        return String::from_utf8(bytes).map_err(|e| Error::system(e.to_string()));
+    }
+    let hex = random_hex();
+    let id = format!(
+        "{}-{}-4{}-a{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..32]
+    );
+    let mut batch = Batch::new();
+    batch.put(Table::Meta, "id", id.clone().into_bytes());
+    store.commit(batch, Durability::Durable)?;
+    Ok(id)
+}
