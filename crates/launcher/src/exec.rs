@@ -76,7 +76,7 @@ pub fn exec_in(
         })
         .context("clone3")?
     };
-    await_exec(child, &ours, Ok(()))
+    await_exec(child, &ours, Ok(())).map(|(process, ())| process)
 }
 
 fn run(

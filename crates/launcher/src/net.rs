@@ -16,6 +16,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_PID: u16 = 19;
@@ -75,6 +76,7 @@ pub(crate) fn create(interfaces: &[InterfacePlan], pid: i32) -> Result<(), Launc
         }
         message
             .u32(IFLA_MTU, interface.mtu)
+            .u32(IFLA_TXQLEN, 0)
             .nest(IFLA_LINKINFO, |info| {
                 info.string(IFLA_INFO_KIND, "veth")
                     .nest(IFLA_INFO_DATA, |data| {
@@ -83,6 +85,7 @@ pub(crate) fn create(interfaces: &[InterfacePlan], pid: i32) -> Result<(), Launc
                                 .string(IFLA_IFNAME, &interface.name)
                                 .put(IFLA_ADDRESS, &interface.mac)
                                 .u32(IFLA_MTU, interface.mtu)
+                                .u32(IFLA_TXQLEN, 0)
                                 .u32(IFLA_NET_NS_PID, pid as u32);
                         });
                     });

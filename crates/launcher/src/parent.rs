@@ -104,8 +104,14 @@ fn launch_in(
         clone_process(&options, move || child::run(birth)).context("clone3")?
     };
     drop(unified);
-    let result = attend(plan, cgroup, &child, &ours);
-    finish(child, &ours, result)
+    // Taken while the child certainly lives: a short program may have ended before anybody could look again.
+    let mnt_ns = namespace::mount_namespace(child.pid, child.pidfd.as_fd())
+        .context("open the mount namespace");
+    let attended = mnt_ns.and_then(|mnt_ns| {
+        attend(plan, cgroup, &child, &ours)?;
+        Ok(mnt_ns)
+    });
+    await_exec(child, &ours, attended)
 }
 
 /// The parent's share of the work while the child mounts.
@@ -139,43 +145,30 @@ fn died() -> LaunchFailure {
     )
 }
 
-fn finish(
-    child: Child,
-    channel: &Channel,
-    attended: Result<(), LaunchFailure>,
-) -> Result<(LaunchedProcess, OwnedFd), LaunchFailure> {
-    let process = await_exec(child, channel, attended)?;
-    match namespace::mount_namespace(process.pid, process.pidfd.as_fd()) {
-        Ok(mnt_ns) => Ok((process, mnt_ns)),
-        // It has ended already and is a zombie: there are no mounts left to hold.
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
-            let own =
-                std::fs::File::open("/proc/self/ns/mnt").context("open our mount namespace")?;
-            Ok((process, own.into()))
-        }
-        Err(error) => {
-            end(&process.pidfd);
-            Err(LaunchFailure::system("open the mount namespace", error))
-        }
-    }
-}
-
 /// Reads the child's words until it has executed its program; ends and reaps it when anything failed.
-pub(crate) fn await_exec(
+/// `attended` is what the parent made meanwhile.
+pub(crate) fn await_exec<T>(
     child: Child,
     channel: &Channel,
-    attended: Result<(), LaunchFailure>,
-) -> Result<LaunchedProcess, LaunchFailure> {
-    match attended.and_then(|()| listen(channel)) {
-        Ok(terminal) => Ok(LaunchedProcess {
-            start_time: namespaces::start_time_of(child.pid).unwrap_or(0),
-            pid: child.pid,
-            pidfd: child.pidfd,
-            terminal,
-        }),
+    attended: Result<T, LaunchFailure>,
+) -> Result<(LaunchedProcess, T), LaunchFailure> {
+    match attended.and_then(|made| Ok((listen(channel)?, made))) {
+        Ok((terminal, made)) => {
+            let process = LaunchedProcess {
+                start_time: namespaces::start_time_of(child.pid).unwrap_or(0),
+                pid: child.pid,
+                pidfd: child.pidfd,
+                terminal,
+            };
+            Ok((process, made))
+        }
         Err(failure) => {
             end(&child.pidfd);
-            Err(failure)
+            // What the child had to say before it ended is nearer to the cause than what the parent saw of it.
+            match listen(channel) {
+                Err(said) if said != died() => Err(said),
+                _ => Err(failure),
+            }
         }
     }
 }

@@ -53,7 +53,20 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// True when the calling process has one thread only.
 pub fn single_threaded() -> bool {
     // SAFETY: unshare with CLONE_THREAD alone changes nothing: the kernel only checks that the thread group is empty.
-    unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return true;
+    }
+    // A system call filter may refuse unshare; procfs counts the threads as well.
+    io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) && one_task_in_proc()
+}
+
+fn one_task_in_proc() -> bool {
+    std::fs::read_to_string("/proc/self/stat").is_ok_and(|stat| {
+        // Field 20; the command name in parentheses may hold anything.
+        stat.rsplit_once(')')
+            .and_then(|(_, fields)| fields.split_whitespace().nth(17))
+            .is_some_and(|threads| threads == "1")
+    })
 }
 
 /// Forks with the given additions and runs `child` in the copy; what it returns becomes the copy's exit code.

@@ -229,8 +229,8 @@ fn make_image(lower: &Path) {
     let applets = [
         "sh", "cat", "echo", "ls", "mount", "umount", "id", "env", "grep", "sleep", "true",
         "touch", "stty", "tty", "ps", "hostname", "mknod", "mkdir", "dd", "unshare", "chroot",
-        "kill", "wc", "head", "pwd", "stat", "ip", "readlink", "ping", "printf", "sort", "tr",
-        "date", "ln", "rm",
+        "kill", "wc", "head", "pwd", "stat", "ip", "readlink", "ping", "cut", "printf", "sort",
+        "tr", "date", "ln", "rm", "cp", "chmod", "test", "du",
     ];
     for applet in applets {
         symlink("busybox", lower.join("bin").join(applet)).unwrap();
