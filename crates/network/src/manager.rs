@@ -33,7 +33,8 @@ pub struct ManagerConfig {
     pub ip_forward: bool,
     /// Where a port without host address is published; None: on all addresses, IPv4 and IPv6.
     pub default_ip: Option<IpAddr>,
-    /// Told, from the watcher's thread, when rules had to be repaired, and other things the operator should know.
+    /// Told when rules had to be repaired, and other things the operator should know, from whatever thread. It must not call
+    /// the manager.
     pub on_repair: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -311,7 +312,7 @@ impl Manager {
         let mut fresh = Vec::new();
         for index in order {
             let binding = &wanted[index];
-            let addresses = self.addresses(&state, binding);
+            let addresses = self.addresses(&state, endpoint, binding);
             match state.ports.take(binding, &addresses) {
                 Ok(taken) => {
                     done[index] = taken.iter().map(|t| t.port.clone()).collect();
@@ -343,11 +344,16 @@ impl Manager {
     }
 
     /// The host addresses that a binding is for.
-    fn addresses(&self, state: &State, binding: &PortBinding) -> Vec<IpAddr> {
-        binding
-            .host_ip
-            .or(self.config.default_ip)
-            .map_or_else(|| state.wildcard.clone(), |ip| vec![ip])
+    fn addresses(&self, state: &State, endpoint: &Endpoint, binding: &PortBinding) -> Vec<IpAddr> {
+        if let Some(ip) = binding.host_ip.or(self.config.default_ip) {
+            return vec![ip];
+        }
+        let mut addresses = state.wildcard.clone();
+        if binding.proto == Protocol::Sctp && endpoint.ip6.is_none() {
+            // Nobody would answer there: the relay speaks no SCTP.
+            addresses.retain(IpAddr::is_ipv4);
+        }
+        addresses
     }
 
     /// Hands a socket to the relay. A failure costs only what the rules cannot do.
@@ -376,12 +382,15 @@ impl Manager {
     }
 
     /// Takes everything of an endpoint away: rules, ports, address. The address rests for a moment before it is given to
-    /// another. The veth pair is left to the kernel, which removes it with the container's network namespace.
-    pub fn release(&self, endpoint: &Endpoint, published: &[PublishedPort]) {
+    /// another. The veth pair is left to the kernel, which removes it with the container's network namespace. Releasing what
+    /// is not known (twice, or never adopted) does nothing: its ports may be another's by now. What counts are the manager's
+    /// own books of what was published.
+    pub fn release(&self, endpoint: &Endpoint, _published: &[PublishedPort]) {
         let mut state = self.lock();
-        let known = state.endpoints.remove(&endpoint.endpoint_id);
-        // What we know counts; the caller's list is for endpoints that were never adopted.
-        let published = known.map_or_else(|| published.to_vec(), |a| a.published);
+        let Some(known) = state.endpoints.remove(&endpoint.endpoint_id) else {
+            return;
+        };
+        let published = known.published;
         if state.installed {
             let elements = elements_of(endpoint, &published);
             if !elements.is_empty() && state.nft.change(&elements, &[]).is_err() {

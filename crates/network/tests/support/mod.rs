@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
     process::Command,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use longshore_network::{
@@ -374,4 +374,17 @@ pub fn call_udp(from: &Namespace, to: &str, patience: Duration) -> io::Result<St
             .map(str::to_owned)
             .ok_or_else(|| io::Error::other(format!("answer {answer:?}")))
     })
+}
+
+/// Waits for something; how long it took.
+pub fn waits_until(what: &str, patience: Duration, mut done: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !done() {
+        assert!(
+            started.elapsed() < patience,
+            "{what}: not within {patience:?}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    started.elapsed()
 }
