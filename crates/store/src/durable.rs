@@ -52,6 +52,18 @@ pub fn replace(path: &Path, content: &[u8], mode: u32, outlive: Outlive) -> Resu
     })
 }
 
+/// Renames to a name that must be free. File systems that cannot promise that (NFS) get a plain rename.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    use rustix::{
+        fs::{CWD, RenameFlags, rename, renameat_with},
+        io::Errno,
+    };
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL) => rename(from, to),
+        done => done,
+    }
+}
+
 /// Makes the names in a folder durable.
 pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
     File::open(folder)?.sync_all()

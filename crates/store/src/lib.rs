@@ -4,6 +4,7 @@
 mod containers;
 pub mod durable;
 mod embedded;
+mod fsck;
 mod housekeeper;
 pub mod images;
 mod lock;
@@ -16,6 +17,7 @@ mod volumes;
 
 pub use containers::{ContainerDirs, Containers};
 pub use embedded::HELLO;
+pub use fsck::Finding;
 pub use images::{Images, Lease};
 pub use records::{Batch, Durability, EventRange, NewEvent, Quarantined, Table};
 pub use store::{OpenReport, Store};

@@ -5,10 +5,14 @@ use std::{
     io::{Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    time::Duration,
 };
 
 use longshore_model::{Error, Result};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
 /// Held as long as it lives; the kernel gives it back when the process ends in whatever way.
 #[derive(Debug)]
@@ -31,9 +35,20 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(|e| Error::io(format_args!("open {}", path.display()), e))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        // A process that the last daemon was just starting holds its descriptors up to the exec: a moment's patience.
+        let mut tries = 0;
+        let taken = loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if tries < 20 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(15));
+                }
+                taken => break taken,
+            }
+        };
+        match taken {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
                 // The pid only helps the reader of the message; without it the message still stands.
                 let _ = file.read_to_string(&mut text);

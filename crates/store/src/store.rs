@@ -113,6 +113,9 @@ impl Store {
         // Records that were lost with a broken database must not take the files along: a person may want them.
         if report.moved_aside.is_none() {
             report.removed.extend(images.collect_garbage()?);
+            if read_records(&reader, Table::Container)?.is_empty() {
+                report.removed.extend(images.clear_inits());
+            }
         }
         let inner = Inner {
             root: data_root.to_owned(),
@@ -199,7 +202,7 @@ impl Store {
         &self.inner.volumes
     }
 
-    fn reader(&self) -> MutexGuard<'_, Connection> {
+    pub(crate) fn reader(&self) -> MutexGuard<'_, Connection> {
         // A reader that panicked leaves no state behind in the connection.
         self.inner
             .reader

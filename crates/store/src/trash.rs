@@ -18,7 +18,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::housekeeper::Chore;
+use crate::{durable, housekeeper::Chore};
 
 /// The trash directory of a data root.
 #[derive(Clone)]
@@ -45,14 +45,7 @@ impl Trash {
         loop {
             let number = self.counter.fetch_add(1, Ordering::Relaxed);
             let to = self.path.join(format!("{}-{number}", std::process::id()));
-            // A directory is only replaced by rename when it is empty, so that a name in use is an error or harmless.
-            match rustix::fs::renameat_with(
-                rustix::fs::CWD,
-                path,
-                rustix::fs::CWD,
-                &to,
-                rustix::fs::RenameFlags::NOREPLACE,
-            ) {
+            match durable::rename_new(path, &to) {
                 Ok(()) => {
                     let _ = self.chores.send(Chore::Trash);
                     return Ok(true);

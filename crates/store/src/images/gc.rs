@@ -131,6 +131,28 @@ impl Images {
     }
 }
 
+impl Images {
+    /// Takes away the folders of mount points that no image uses. Only for the start, and only when there are no
+    /// containers: one may still run on a folder whose image is gone.
+    pub(crate) fn clear_inits(&self) -> Vec<String> {
+        let used: HashSet<String> = self
+            .list()
+            .iter()
+            .flat_map(|image| &image.manifests)
+            .filter_map(|manifest| manifest.init.clone())
+            .collect();
+        let Ok(entries) = std::fs::read_dir(self.root.join("init")) else {
+            return Vec::new();
+        };
+        entries
+            .flatten()
+            .filter(|entry| !used.contains(entry.file_name().to_string_lossy().as_ref()))
+            .filter(|entry| self.trash.take(&entry.path()).is_ok())
+            .map(|entry| entry.path().display().to_string())
+            .collect()
+    }
+}
+
 /// Names of blob files and layer folders in use.
 struct Used {
     blobs: HashSet<String>,

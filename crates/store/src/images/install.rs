@@ -9,6 +9,7 @@ use std::{
 };
 
 use longshore_model::{Error, Reference, Result, Timestamp};
+use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -125,9 +126,11 @@ impl<'a> Incoming<'a> {
         if let Some(arrived) = self.arrived.get_mut(digest)
             && arrived.path != path
         {
-            std::fs::rename(&arrived.path, &path)
-                .map_err(|e| Error::io(format_args!("rename {}", path.display()), e))?;
-            arrived.path.clone_from(&path);
+            // One that is there already is durable; ours is not yet, and must not take its place.
+            match durable::rename_new(&arrived.path, &path) {
+                Ok(()) | Err(Errno::EXIST) => arrived.path.clone_from(&path),
+                Err(e) => return Err(Error::io(format_args!("rename {}", path.display()), e)),
+            }
         }
         let found = std::fs::metadata(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {

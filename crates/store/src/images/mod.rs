@@ -257,6 +257,14 @@ impl Images {
         }
     }
 
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn layer_record(&self, name: &str) -> Option<LayerRecord> {
+        self.read().layers.get(name).copied()
+    }
+
     fn layer_path(&self, name: &str) -> PathBuf {
         self.root.join("layers").join(name)
     }

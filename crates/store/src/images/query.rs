@@ -60,6 +60,19 @@ impl Images {
             .collect()
     }
 
+    /// `RepoDigests` as inspect shows them: each repository of the image's names once, with the image's digest. The list of
+    /// images shows only the last of these.
+    pub fn repo_digests(&self, id: &str) -> Vec<String> {
+        let mut digests: Vec<String> = Vec::new();
+        for named in self.tags_of(id) {
+            let digest = format!("{}@{id}", named.reference.familiar_name());
+            if !digests.contains(&digest) {
+                digests.push(digest);
+            }
+        }
+        digests
+    }
+
     /// Who has this name? The reference must have a tag (see [`Reference::or_latest`]).
     pub fn tag_named(&self, reference: &Reference) -> Option<Arc<NamedTag>> {
         self.read().tags.get(&reference.canonical()).cloned()

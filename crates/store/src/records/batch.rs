@@ -10,20 +10,18 @@ pub enum Table {
     Image,
     Tag,
     Layer,
-    Blob,
     Network,
     Volume,
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Container,
         Self::Exec,
         Self::Image,
         Self::Tag,
         Self::Layer,
-        Self::Blob,
         Self::Network,
         Self::Volume,
         Self::Meta,
@@ -36,7 +34,6 @@ impl Table {
             Self::Image => "image",
             Self::Tag => "tag",
             Self::Layer => "layer",
-            Self::Blob => "blob",
             Self::Network => "network",
             Self::Volume => "volume",
             Self::Meta => "meta",

@@ -167,3 +167,59 @@ fn first_at_or_after(connection: &Connection, time: i64) -> rusqlite::Result<Opt
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal(count: i64, first_time: i64, step: i64) -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch(&format!(
+                "CREATE TABLE event(seq INTEGER PRIMARY KEY, time_nano INTEGER, kind TEXT, action TEXT, actor TEXT, attributes TEXT);
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{count})
+                 INSERT INTO event SELECT i, {first_time}+i*{step}, '', '', '', '{{}}' FROM n;"
+            ))
+            .unwrap();
+        connection
+    }
+
+    fn kept(connection: &Connection) -> (i64, i64) {
+        connection
+            .query_row("SELECT min(seq), count(*) FROM event", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap()
+    }
+
+    #[test]
+    fn bounded_in_number_and_age() {
+        let now = 1_800_000_000_000_000_000;
+        let connection = journal(102_000, now - 200_000, 1);
+        let tail = Tail::read(&connection, now).unwrap();
+        trim(&connection, tail, now).unwrap();
+        assert_eq!(kept(&connection), (2001, 100_000));
+        // One a day, the last of them now.
+        let day = KEEP_NANOS / 7;
+        let connection = journal(30, now - 30 * day, day);
+        let tail = Tail::read(&connection, now).unwrap();
+        trim(&connection, tail, now).unwrap();
+        assert_eq!(kept(&connection), (23, 8));
+        // All too old: the last one stays and holds the position.
+        trim(&connection, tail, now + 100 * day).unwrap();
+        assert_eq!(kept(&connection), (30, 1));
+    }
+
+    #[test]
+    fn times_in_the_future_come_back() {
+        let connection = journal(10, 1000, 10);
+        let tail = Tail::read(&connection, 1055).unwrap();
+        assert_eq!((tail.seq, tail.time_nano), (10, 1055));
+        let events = read(&connection, EventRange::default()).unwrap();
+        assert_eq!(events[4].time_nano, 1050);
+        assert!(events[5..].iter().all(|event| event.time_nano == 1055));
+        let mut tail = tail;
+        let event = tail.append(NewEvent::default(), 1050);
+        assert_eq!((event.seq, event.time_nano), (11, 1056));
+    }
+}

@@ -286,7 +286,6 @@ macro_rules! per_table {
             concat!($before, "image", $after),
             concat!($before, "tag", $after),
             concat!($before, "layer", $after),
-            concat!($before, "blob", $after),
             concat!($before, "network", $after),
             concat!($before, "volume", $after),
             concat!($before, "meta", $after),

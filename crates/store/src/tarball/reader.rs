@@ -1,13 +1,25 @@
 //! Entries of a tar stream: v7, ustar, pax and GNU headers. Everything that an archive says about itself is bounded:
 //! no memory is taken because a header names a size.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    ops::Range,
+};
 
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
 use super::sparse::{self, Map};
 
 const BLOCK: usize = 512;
+// Where the fields are in a header.
+const MODE: Range<usize> = 100..108;
+const UID: Range<usize> = 108..116;
+const GID: Range<usize> = 116..124;
+const SIZE: Range<usize> = 124..136;
+const MTIME: Range<usize> = 136..148;
+const CHECKSUM: Range<usize> = 148..156;
+const MAJOR: Range<usize> = 329..337;
+const MINOR: Range<usize> = 337..345;
 /// Bytes of one pax header or long name at most (Go's limit too).
 const META_MAX: u64 = 1 << 20;
 
@@ -102,7 +114,7 @@ impl<R: Read> TarReader<R> {
                 return Ok(None);
             };
             let header = Header::from_byte_slice(&block);
-            let size = header.entry_size()?;
+            let size = field(header, SIZE)?;
             match header.entry_type() {
                 EntryType::XHeader => {
                     overrides.pax = parse_pax(&self.read_meta(size)?)?;
@@ -144,7 +156,7 @@ impl<R: Read> TarReader<R> {
     ) -> io::Result<Entry> {
         let stored = overrides
             .number("size")?
-            .map_or_else(|| header.entry_size(), Ok)?;
+            .map_or_else(|| field(header, SIZE), Ok)?;
         if i64::try_from(stored).is_err() {
             return Err(invalid("entry size out of range"));
         }
@@ -166,11 +178,16 @@ impl<R: Read> TarReader<R> {
             .or_else(|| overrides.long_link.clone())
             .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
             .unwrap_or_default();
+        // Archives older than ustar have no device fields.
         let device = || -> io::Result<(u32, u32)> {
-            Ok((
-                header.device_major()?.unwrap_or(0),
-                header.device_minor()?.unwrap_or(0),
-            ))
+            if header.as_ustar().is_none() && header.as_gnu().is_none() {
+                return Ok((0, 0));
+            }
+            let part = |range| {
+                u32::try_from(field(header, range)?)
+                    .map_err(|_| invalid("device number out of range"))
+            };
+            Ok((part(MAJOR)?, part(MINOR)?))
         };
         let kind = match kind {
             // Archives older than ustar mark a directory by the slash alone.
@@ -190,18 +207,18 @@ impl<R: Read> TarReader<R> {
             kind,
             size: stored,
             sparse: None,
-            mode: header.mode()?,
-            uid: overrides.number("uid")?.map_or_else(|| header.uid(), Ok)?,
-            gid: overrides.number("gid")?.map_or_else(|| header.gid(), Ok)?,
+            // Some programs put the file type's bits there as well.
+            mode: u32::try_from(field(header, MODE)? & 0o7777).unwrap_or(0),
+            uid: overrides
+                .number("uid")?
+                .map_or_else(|| field(header, UID), Ok)?,
+            gid: overrides
+                .number("gid")?
+                .map_or_else(|| field(header, GID), Ok)?,
             mtime: match overrides.get("mtime") {
                 Some(text) => parse_time(text)?,
                 None => Time {
-                    // Times before 1970 are not worth failing for.
-                    seconds: header
-                        .mtime()
-                        .ok()
-                        .and_then(|s| i64::try_from(s).ok())
-                        .unwrap_or(0),
+                    seconds: signed_field(header, MTIME)?,
                     nanos: 0,
                 },
             },
@@ -228,7 +245,7 @@ impl<R: Read> TarReader<R> {
             let mut map = Map::default();
             for piece in &gnu.sparse {
                 if !piece.is_empty() {
-                    map.push(piece.offset()?, piece.length()?)?;
+                    map.push(octal(piece.offset())?, octal(piece.length())?)?;
                 }
             }
             let mut more = gnu.is_extended();
@@ -237,12 +254,12 @@ impl<R: Read> TarReader<R> {
                 self.inner.read_exact(extension.as_mut_bytes())?;
                 for piece in extension.sparse() {
                     if !piece.is_empty() {
-                        map.push(piece.offset()?, piece.length()?)?;
+                        map.push(octal(piece.offset())?, octal(piece.length())?)?;
                     }
                 }
                 more = extension.is_extended();
             }
-            entry.size = gnu.real_size()?;
+            entry.size = octal(gnu.real_size())?;
             entry.sparse = Some(map);
         } else if overrides.get("GNU.sparse.major") == Some(b"1") {
             entry.size = overrides
@@ -306,7 +323,7 @@ impl<R: Read> TarReader<R> {
                 })
                 .sum()
         };
-        let wanted = i64::from(Header::from_byte_slice(&block).cksum()?);
+        let wanted = signed_field(Header::from_byte_slice(&block), CHECKSUM)?;
         // Some old programs summed up signed bytes.
         if wanted != sum(false) && wanted != sum(true) {
             return Err(invalid("invalid tar header"));
@@ -351,6 +368,42 @@ fn is_unknown(kind: EntryType) -> bool {
             | EntryType::Block
             | EntryType::Fifo
     )
+}
+
+/// A number that the tar crate has read.
+fn octal(read: io::Result<u64>) -> io::Result<u64> {
+    read.map_err(|_| invalid("malformed number in tar header"))
+}
+
+/// A number that may not be negative.
+fn field(header: &Header, range: Range<usize>) -> io::Result<u64> {
+    u64::try_from(signed_field(header, range)?)
+        .map_err(|_| invalid("negative number in tar header"))
+}
+
+/// Octal digits between blanks and NULs, nothing at all for 0, or GNU's binary form.
+fn signed_field(header: &Header, range: Range<usize>) -> io::Result<i64> {
+    let bytes = &header.as_bytes()[range];
+    let bad = || invalid("malformed number in tar header");
+    if bytes[0] & 0x80 != 0 {
+        let negative = bytes[0] & 0x40 != 0;
+        let mut value: i128 = if negative { -1 } else { 0 };
+        for (i, byte) in bytes.iter().enumerate() {
+            let byte = match (i, negative) {
+                (0, false) => byte & 0x7F,
+                _ => *byte,
+            };
+            value = (value << 8) | i128::from(byte);
+        }
+        return i64::try_from(value).map_err(|_| bad());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| bad())?;
+    let text = text.trim_matches([' ', '\0']);
+    let text = text.split('\0').next().unwrap_or_default();
+    match text {
+        "" => Ok(0),
+        text => i64::from_str_radix(text, 8).map_err(|_| bad()),
+    }
 }
 
 /// Records of the form `LENGTH KEY=VALUE\n`.
@@ -428,6 +481,25 @@ mod tests {
         assert_eq!(parse_time(b"12.0000000019").unwrap(), time(12, 1));
         assert_eq!(parse_time(b"-1.25").unwrap(), time(-2, 750_000_000));
         assert!(parse_time(b"x").is_err());
+    }
+
+    #[test]
+    fn numbers() {
+        let read = |bytes: &[u8]| {
+            let mut header = Header::new_old();
+            header.as_mut_bytes()[MTIME].copy_from_slice(bytes);
+            signed_field(&header, MTIME)
+        };
+        assert_eq!(read(b"00000000017\0").unwrap(), 15);
+        assert_eq!(read(b"  17 \0\0\0\0\0\0\0").unwrap(), 15);
+        assert_eq!(read(&[0; 12]).unwrap(), 0);
+        assert_eq!(
+            read(&[0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]).unwrap(),
+            (1 << 32) + 2
+        );
+        assert_eq!(read(&[0xFF; 12]).unwrap(), -1);
+        assert!(read(&[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
+        assert!(read(b"0000000008x\0").is_err());
     }
 
     #[test]

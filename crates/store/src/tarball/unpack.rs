@@ -16,14 +16,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{
-        AtFlags, FileType, Mode, OFlags, RawMode, ResolveFlags, Timespec, Timestamps, XattrFlags,
-    },
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags},
     io::Errno,
-    process::{Gid, Uid},
 };
 
-use super::reader::{Entry, Kind, TarReader, Time, invalid};
+use super::{
+    attributes::{mode, owner, set_attributes, set_xattrs, timestamps},
+    reader::{Entry, Kind, TarReader, Time, invalid},
+};
 
 /// What an archive may take.
 #[derive(Clone, Copy, Debug)]
@@ -521,60 +521,6 @@ fn is(stat: &rustix::fs::Stat, kind: FileType) -> bool {
 /// What overlayfs reads as "this name is gone".
 pub fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
     is(stat, FileType::CharacterDevice) && stat.st_rdev == 0
-}
-
-fn owner(entry: &Entry) -> io::Result<(Uid, Gid)> {
-    let id = |id: u64| match u32::try_from(id) {
-        // The highest number means "leave it" to chown.
-        Ok(id) if id < u32::MAX => Ok(id),
-        _ => Err(invalid("owner out of range")),
-    };
-    Ok((Uid::from_raw(id(entry.uid)?), Gid::from_raw(id(entry.gid)?)))
-}
-
-fn mode(entry: &Entry) -> Mode {
-    Mode::from_raw_mode(entry.mode as RawMode & 0o7777)
-}
-
-/// Owner first: it takes set-user-id bits and capabilities away.
-fn set_attributes(fd: &OwnedFd, entry: &Entry) -> io::Result<()> {
-    let (uid, gid) = owner(entry)?;
-    rustix::fs::fchown(fd, Some(uid), Some(gid))?;
-    rustix::fs::fchmod(fd, mode(entry))?;
-    set_xattrs(entry, |key, value| {
-        rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty())
-    })
-}
-
-fn set_xattrs(
-    entry: &Entry,
-    set: impl Fn(&OsStr, &[u8]) -> rustix::io::Result<()>,
-) -> io::Result<()> {
-    for (key, value) in &entry.xattrs {
-        // Overlayfs' own marks would redirect look-ups: they are ours to set, never the archive's.
-        if key.starts_with(b"trusted.overlay.") || key.starts_with(b"user.overlay.") {
-            continue;
-        }
-        match set(OsStr::from_bytes(key), value) {
-            Ok(()) => {}
-            // The file system or the file's type has no such attributes: as with Docker, no reason to refuse the image.
-            Err(Errno::OPNOTSUPP) => {}
-            Err(Errno::PERM) if key.starts_with(b"user.") => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-fn timestamps(time: Time) -> Timestamps {
-    let spec = Timespec {
-        tv_sec: time.seconds,
-        tv_nsec: i64::from(time.nanos),
-    };
-    Timestamps {
-        last_access: spec,
-        last_modification: spec,
-    }
 }
 
 fn name_error(entry: &Entry, error: &io::Error) -> io::Error {
