@@ -252,7 +252,7 @@ pub fn convert(body: CreateBody, context: &Context<'_>) -> Result<Accepted> {
     let security = security::convert(&host)?;
     warnings.extend(resources::verify(&mut host, facts)?);
     validate::host_config(&host)?;
-    validate::log_driver(&host, &context.config.default_log_driver)?;
+    validate::log_driver(&host, adapt::default_log_driver(context.config))?;
     warnings.extend(network_warnings);
     warnings.extend(upgrade_warnings);
 

@@ -15,9 +15,11 @@ use crate::{
 /// `POST /containers/{name}/start`
 pub async fn start(mut request: Request) -> Result<Response> {
     // A host configuration in this body was removed with API 1.24; `{}` and `null` are let pass.
-    if request.body.length().is_none_or(|length| length > 7)
-        && request.body.chunk().await?.is_some()
-    {
+    let has_body = match request.body.length() {
+        Some(length) => length > 7,
+        None => request.body.chunk().await?.is_some(),
+    };
+    if has_body {
         return Err(Error::invalid(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
         ));

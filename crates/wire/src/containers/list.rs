@@ -128,6 +128,7 @@ fn command(command: &[String]) -> String {
         .join(" ")
 }
 
+/// In the order of the port keys as text, as dockerd lists them.
 fn ports(snapshot: &Snapshot) -> Vec<PortSummary> {
     let mut ports = Vec::new();
     for (key, bindings) in view::port_map(snapshot) {
@@ -149,7 +150,6 @@ fn ports(snapshot: &Snapshot) -> Vec<PortSummary> {
             })),
         }
     }
-    ports.sort_by(|a, b| (a.private_port, &a.kind).cmp(&(b.private_port, &b.kind)));
     ports
 }
 

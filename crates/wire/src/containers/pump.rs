@@ -16,6 +16,9 @@ use crate::stream::{hijack::HijackedIo, multiplex::Decoder, websocket::Socket};
 
 const BUFFER: usize = 16 << 10;
 
+#[cfg(test)]
+mod tests;
+
 /// Why the way in ended.
 enum Input {
     /// End of the client's input, or nobody reads it: output goes on.

@@ -84,13 +84,16 @@ pub fn endpoints(
         .collect()
 }
 
-/// The endpoints in a list: without what the client asked for. Source: recorded lists.
+/// The endpoints in a list: of what the client asked for only the wanted addresses. Source: recorded lists.
 pub fn endpoint_summaries(snapshot: &Snapshot) -> BTreeMap<String, EndpointSettings> {
-    let mut all: BTreeMap<String, EndpointSettings> = snapshot
-        .networks
-        .iter()
-        .map(|(name, state)| (name.clone(), endpoint(state)))
-        .collect();
+    let predefined = |name: &String| matches!(name.as_str(), "bridge" | "host" | "none");
+    // Addresses can be asked for on networks of the user's only; the default ones need no look at the request.
+    let mut all = if snapshot.networks.keys().all(predefined) {
+        endpoints(snapshot, &NetworkingConfig::default())
+    } else {
+        let asked: Asked = serde_json::from_str(&snapshot.echo).unwrap_or_default();
+        endpoints(snapshot, &asked.networking_config)
+    };
     for view in all.values_mut() {
         view.links = None;
         view.aliases = None;
@@ -98,6 +101,13 @@ pub fn endpoint_summaries(snapshot: &Snapshot) -> BTreeMap<String, EndpointSetti
         view.dns_names = None;
     }
     all
+}
+
+/// The one part of the stored request that a list needs.
+#[derive(Default, serde::Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Asked {
+    networking_config: NetworkingConfig,
 }
 
 pub fn mounts(mounts: &[MountPoint]) -> Vec<MountView> {

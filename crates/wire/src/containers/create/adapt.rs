@@ -1,9 +1,18 @@
 //! Defaults that dockerd writes into what it was given.
 
 use longshore_engine::api::{ContainerSpec, IpcMode, LogSpec, Mode};
+use longshore_model::config::DaemonConfig;
 
 use super::{Context, network, security};
 use crate::dto::hostconfig::HostConfig;
+
+/// The daemon's log driver; `json-file` unless it was told otherwise.
+pub fn default_log_driver(config: &DaemonConfig) -> &str {
+    match config.default_log_driver.as_str() {
+        "" => "json-file",
+        given => given,
+    }
+}
 
 /// Fills in what dockerd fills in, so that inspect shows the same: sizes, modes, log driver, path lists, restart policy.
 pub fn fill_in(host: &mut HostConfig, context: &Context<'_>) {
@@ -43,7 +52,7 @@ pub fn fill_in(host: &mut HostConfig, context: &Context<'_>) {
     if host.runtime.is_empty() {
         "runc".clone_into(&mut host.runtime);
     }
-    let default_driver = config.default_log_driver.as_str();
+    let default_driver = default_log_driver(context.config);
     let log = &mut host.log_config;
     if log.r#type.is_empty() {
         default_driver.clone_into(&mut log.r#type);
