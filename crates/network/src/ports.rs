@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -36,6 +37,8 @@ pub struct Held {
 pub struct Ports {
     held: HashMap<(Protocol, u16), Vec<Held>>,
     range: (u16, u16),
+    /// Ports that the administrator keeps out of automatic choice.
+    reserved: Vec<RangeInclusive<u16>>,
     last: HashMap<Protocol, u16>,
 }
 
@@ -55,9 +58,11 @@ impl Ports {
             (Some(first), Some(last)) if first > 0 && first <= last => (first, last),
             _ => DEFAULT_RANGE,
         };
+        let reserved = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports");
         Self {
             held: HashMap::new(),
             range,
+            reserved: ranges(&reserved.unwrap_or_default()),
             last: HashMap::new(),
         }
     }
@@ -83,7 +88,8 @@ impl Ports {
         let mut failure = None;
         let mut refused = 0;
         for _ in first..=last {
-            if self.holder(wanted.proto, addresses, candidate).is_none() {
+            let reserved = ephemeral && self.reserved.iter().any(|r| r.contains(&candidate));
+            if !reserved && self.holder(wanted.proto, addresses, candidate).is_none() {
                 match self.take_one(wanted, addresses, candidate) {
                     Ok(taken) => {
                         if ephemeral {
@@ -196,6 +202,17 @@ impl Ports {
     }
 }
 
+/// `8080,9148-9150`
+fn ranges(text: &str) -> Vec<RangeInclusive<u16>> {
+    text.trim()
+        .split(',')
+        .filter_map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            Some(first.parse().ok()?..=last.parse().ok()?)
+        })
+        .collect()
+}
+
 /// Whether sockets can be bound to IPv6 here.
 pub fn ipv6_usable() -> bool {
     open_bound(
@@ -258,4 +275,15 @@ fn open_bound(proto: Protocol, address: SocketAddr) -> rustix::io::Result<OwnedF
         listen(&socket, BACKLOG)?;
     }
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ports() {
+        assert_eq!(ranges("8080,9148-9150\n"), [8080..=8080, 9148..=9150]);
+        assert_eq!(ranges("\n"), []);
+    }
 }
