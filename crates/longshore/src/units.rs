@@ -146,6 +146,12 @@ pub fn human_size(size: i64) -> String {
     scaled(size as f64, 1000.0, 3, &names)
 }
 
+/// A size in decimal units with four digits: `762.3kB`.
+pub fn human_size_fine(size: i64) -> String {
+    let names = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    scaled(size as f64, 1000.0, 4, &names)
+}
+
 /// A size in units of 1024 with four digits: `23.47GiB`.
 pub fn binary_size(size: i64) -> String {
     let names = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

@@ -39,7 +39,9 @@ pub struct Session {
 pub async fn pump(connection: Hijacked, session: &Session) -> Done<End> {
     let (reader, mut writer) = tokio::io::split(connection.stream);
     let mut keys = DetachKeys::parse(&session.detach_keys).map_err(Failure::usage)?;
-    let raw = (session.tty && session.stdin).then(terminal::Raw::enter).flatten();
+    let raw = (session.tty && session.stdin)
+        .then(terminal::Raw::enter)
+        .flatten();
     let (tty, stdin) = (session.tty, session.stdin);
     let output = tokio::spawn(copy_output(connection.early.to_vec(), reader, tty));
     let input = async {
@@ -92,11 +94,7 @@ fn typed() -> mpsc::Receiver<Vec<u8>> {
 }
 
 /// Copies what comes: raw with a terminal, else Docker's frames to stdout and stderr.
-pub async fn copy_output(
-    early: Vec<u8>,
-    reader: impl AsyncRead + Unpin,
-    tty: bool,
-) -> Done {
+pub async fn copy_output(early: Vec<u8>, reader: impl AsyncRead + Unpin, tty: bool) -> Done {
     let mut frames = Frames {
         tty,
         pending: Vec::new(),
@@ -149,9 +147,7 @@ impl Frames {
                     )));
                 }
                 other => {
-                    return Err(Failure::new(format_args!(
-                        "unrecognized stream: {other}"
-                    )));
+                    return Err(Failure::new(format_args!("unrecognized stream: {other}")));
                 }
             }
             at += 8 + length;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    failure::{Done, Failure},
+    failure::{Done, Failure, reason},
     mounts, ports,
 };
 use crate::{flags::Parsed, units};
@@ -122,7 +122,10 @@ pub fn environment(parsed: &Parsed) -> Done<Vec<String>> {
             _ => variable.clone(),
         });
     }
-    if all.iter().any(|variable| variable.starts_with('=') || variable.is_empty()) {
+    if all
+        .iter()
+        .any(|variable| variable.starts_with('=') || variable.is_empty())
+    {
         return Err(Failure::usage("invalid environment variable: no name"));
     }
     Ok(all)
@@ -131,7 +134,7 @@ pub fn environment(parsed: &Parsed) -> Done<Vec<String>> {
 /// Lines of a file of settings, without comments and blank lines.
 fn read_lines(path: &str) -> Done<Vec<String>> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format_args!("open {path}: {error}")))?;
+        .map_err(|error| Failure::usage(format_args!("open {path}: {}", reason(&error))))?;
     Ok(text
         .lines()
         .map(str::trim_start)
@@ -169,9 +172,11 @@ fn health(parsed: &Parsed) -> Done<Option<Value>> {
         ("health-start-interval", "StartInterval"),
     ] {
         if let Some(text) = parsed.text(flag) {
-            let time = units::duration(text).filter(|time| *time >= 0).ok_or_else(|| {
-                Failure::usage(format_args!("--{flag}: invalid duration \"{text}\""))
-            })?;
+            let time = units::duration(text)
+                .filter(|time| *time >= 0)
+                .ok_or_else(|| {
+                    Failure::usage(format_args!("--{flag}: invalid duration \"{text}\""))
+                })?;
             health.insert(key.into(), time.into());
         }
     }
@@ -276,7 +281,8 @@ fn put_resources(host: &mut Map<String, Value>, parsed: &Parsed) -> Done {
             };
             let size = size.ok_or_else(|| {
                 Failure::usage(format_args!(
-                    "invalid argument \"{text}\" for \"--{flag}\" flag: invalid size: '{text}'"
+                    "invalid argument \"{text}\" for \"{}--{flag}\" flag: invalid size: '{text}'",
+                    if flag == "memory" { "-m, " } else { "" }
                 ))
             })?;
             host.insert(key.into(), size.into());
@@ -291,15 +297,20 @@ fn put_resources(host: &mut Map<String, Value>, parsed: &Parsed) -> Done {
         .map(|text| {
             units::ulimit(text)
                 .map(|(name, soft, hard)| json!({"Name": name, "Soft": soft, "Hard": hard}))
+                .map_err(|error| {
+                    format!("invalid argument \"{text}\" for \"--ulimit\" flag: {error}")
+                })
         })
         .collect();
-    let ulimits = ulimits.map_err(|error| {
-        Failure::usage(format_args!("invalid argument for \"--ulimit\" flag: {error}"))
-    })?;
+    let ulimits = ulimits.map_err(Failure::usage)?;
     if !ulimits.is_empty() {
         host.insert("Ulimits".into(), ulimits.into());
     }
-    let devices: Done<Vec<Value>> = parsed.list("device").iter().map(|text| device(text)).collect();
+    let devices: Done<Vec<Value>> = parsed
+        .list("device")
+        .iter()
+        .map(|text| device(text))
+        .collect();
     let devices = devices?;
     if !devices.is_empty() {
         host.insert("Devices".into(), devices.into());
@@ -320,7 +331,9 @@ fn nano_cpus(text: &str) -> Done<i64> {
         return Err(bad());
     }
     if fraction.len() > 9 {
-        return Err(Failure::usage("invalid argument for \"--cpus\" flag: value is too precise"));
+        return Err(Failure::usage(
+            "invalid argument for \"--cpus\" flag: value is too precise",
+        ));
     }
     format!("{whole}{fraction:0<9}").parse().map_err(|_| bad())
 }
@@ -335,9 +348,7 @@ fn device(text: &str) -> Done<Value> {
         [from, to] => (from, to, "rwm"),
         [from, to, permissions] if mode(permissions) => (from, to, permissions),
         _ => {
-            return Err(Failure::usage(format_args!(
-                "invalid device specification: {text}"
-            )));
+            return Err(Failure::usage(format_args!("bad format for path: {text}")));
         }
     };
     Ok(json!({"PathOnHost": from, "PathInContainer": to, "CgroupPermissions": permissions}))
@@ -351,7 +362,8 @@ fn put_security(host: &mut Map<String, Value>, parsed: &Parsed) -> Done {
             Some(("seccomp", path)) if !["unconfined", "builtin"].contains(&path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| {
                     Failure::usage(format_args!(
-                        "opening seccomp profile ({path}) failed: {error}"
+                        "opening seccomp profile ({path}) failed: {}",
+                        reason(&error)
                     ))
                 })?;
                 let policy: Value = serde_json::from_str(&text).map_err(|error| {
@@ -512,8 +524,7 @@ mod tests {
     use crate::{client::create_flags, flags};
 
     fn create(arguments: &[&str]) -> Done<Value> {
-        let parsed =
-            flags::parse(create_flags::RUN, arguments, flags::Order::FlagsFirst).unwrap();
+        let parsed = flags::parse(create_flags::RUN, arguments, flags::Order::FlagsFirst).unwrap();
         body(&parsed, parsed.on("detach"))
     }
 
@@ -532,11 +543,20 @@ mod tests {
     #[test]
     fn streams() {
         let body = create(&["-it", "x"]).unwrap();
-        for key in ["AttachStdin", "AttachStdout", "Tty", "OpenStdin", "StdinOnce"] {
+        for key in [
+            "AttachStdin",
+            "AttachStdout",
+            "Tty",
+            "OpenStdin",
+            "StdinOnce",
+        ] {
             assert_eq!(body[key], true, "{key}");
         }
         let body = create(&["-a", "STDERR", "x"]).unwrap();
-        assert_eq!((&body["AttachStdout"], &body["AttachStderr"]), (&json!(false), &json!(true)));
+        assert_eq!(
+            (&body["AttachStdout"], &body["AttachStderr"]),
+            (&json!(false), &json!(true))
+        );
         assert!(create(&["-a", "x", "x"]).is_err());
         assert!(create(&["-d", "-a", "stdout", "x"]).is_err());
     }
@@ -544,9 +564,23 @@ mod tests {
     #[test]
     fn limits_and_policies() {
         let body = create(&[
-            "-m", "64m", "--memory-swap=-1", "--cpus=.5", "--restart=on-failure:3", "--ulimit",
-            "nofile=1:2", "--device=/dev/fuse:r", "--sysctl", "a.b=c", "--log-opt", "max-size=1m",
-            "--init", "--pids-limit=-1", "--health-cmd=true", "--health-interval=2s", "x",
+            "-m",
+            "64m",
+            "--memory-swap=-1",
+            "--cpus=.5",
+            "--restart=on-failure:3",
+            "--ulimit",
+            "nofile=1:2",
+            "--device=/dev/fuse:r",
+            "--sysctl",
+            "a.b=c",
+            "--log-opt",
+            "max-size=1m",
+            "--init",
+            "--pids-limit=-1",
+            "--health-cmd=true",
+            "--health-interval=2s",
+            "x",
         ])
         .unwrap();
         let host = &body["HostConfig"];
@@ -554,11 +588,20 @@ mod tests {
         assert_eq!(host["MemorySwap"], -1);
         assert_eq!(host["NanoCpus"], 500_000_000);
         assert_eq!(host["PidsLimit"], -1);
-        assert_eq!(host["RestartPolicy"], json!({"Name": "on-failure", "MaximumRetryCount": 3}));
-        assert_eq!(host["Ulimits"], json!([{"Name": "nofile", "Soft": 1, "Hard": 2}]));
+        assert_eq!(
+            host["RestartPolicy"],
+            json!({"Name": "on-failure", "MaximumRetryCount": 3})
+        );
+        assert_eq!(
+            host["Ulimits"],
+            json!([{"Name": "nofile", "Soft": 1, "Hard": 2}])
+        );
         assert_eq!(host["Devices"][0]["PathInContainer"], "/dev/fuse");
         assert_eq!(host["Sysctls"], json!({"a.b": "c"}));
-        assert_eq!(host["LogConfig"], json!({"Type": "", "Config": {"max-size": "1m"}}));
+        assert_eq!(
+            host["LogConfig"],
+            json!({"Type": "", "Config": {"max-size": "1m"}})
+        );
         assert_eq!(host["Init"], true);
         assert_eq!(body["Healthcheck"]["Interval"], 2_000_000_000);
         for bad in [

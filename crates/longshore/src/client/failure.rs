@@ -38,6 +38,11 @@ impl Failure {
         }
     }
 
+    /// Is it about the value of a flag? Such failures come with the verb's usage.
+    pub fn is_bad_flag(&self) -> bool {
+        self.message.starts_with("invalid argument ")
+    }
+
     /// Nothing more to say, only an exit status.
     pub fn status(status: u8) -> Failure {
         Failure {
@@ -54,8 +59,18 @@ impl Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {
-        Failure::new(error)
+        Failure::new(reason(&error))
     }
+}
+
+/// An operating system's reason in Go's words: `no such file or directory`.
+pub fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| {
+        first.to_lowercase().chain(letters).collect()
+    })
 }
 
 /// What verbs return.

@@ -46,9 +46,16 @@ impl Endpoint {
             Some(("unix", path)) => Ok(Endpoint::Unix(path.into())),
             Some(("tcp" | "http", address)) => {
                 let address = address.trim_end_matches('/');
-                let address = if address.is_empty() { "127.0.0.1" } else { address };
+                let address = if address.is_empty() {
+                    "127.0.0.1"
+                } else {
+                    address
+                };
                 Ok(Endpoint::Tcp(
-                    if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+                    if address
+                        .rsplit_once(':')
+                        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+                    {
                         address.into()
                     } else {
                         format!("{address}:2375")
@@ -301,9 +308,13 @@ impl Client {
             })
         })?;
         let lost = |error: hyper::Error| {
-            Failure::new(format_args!("error during connect: {}: {error}", self.endpoint))
+            Failure::new(format_args!(
+                "error during connect: {}: {error}",
+                self.endpoint
+            ))
         };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         tokio::spawn(connection.with_upgrades());
         sender.send_request(request).await.map_err(lost)
     }
@@ -402,7 +413,10 @@ mod tests {
 
     #[test]
     fn queries() {
-        assert_eq!(query(&[("a", ""), ("b", "x y"), ("c", "{\"n\"}")]), "?b=x%20y&c=%7B%22n%22%7D");
+        assert_eq!(
+            query(&[("a", ""), ("b", "x y"), ("c", "{\"n\"}")]),
+            "?b=x%20y&c=%7B%22n%22%7D"
+        );
         assert_eq!(query(&[]), "");
     }
 }

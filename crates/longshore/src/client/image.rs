@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    failure::{Done, Failure},
+    failure::{Done, Failure, reason},
     http::{Client, escape, query},
     list::{Listing, filters},
     text::{emit, emit_error, short_id},
@@ -109,7 +109,9 @@ fn show_progress(line: &[u8], show: &(dyn Fn(&str) + Sync)) -> Done {
         return Ok(());
     }
     let message: Value = serde_json::from_slice(line).map_err(Failure::new)?;
-    let error = message["errorDetail"]["message"].as_str().or(message["error"].as_str());
+    let error = message["errorDetail"]["message"]
+        .as_str()
+        .or(message["error"].as_str());
     if let Some(error) = error {
         return Err(Failure::new(error));
     }
@@ -149,11 +151,14 @@ impl Lines {
 /// `load`: an archive from a file or stdin.
 pub async fn load(client: &Client, parsed: &Parsed) -> Done {
     let mut archive: Box<dyn Read + Send> = match parsed.text("input") {
-        Some(path) => Box::new(std::fs::File::open(Path::new(path)).map_err(|error| {
-            Failure::new(format_args!("open {path}: {error}"))
-        })?),
+        Some(path) => Box::new(
+            std::fs::File::open(Path::new(path))
+                .map_err(|error| Failure::new(format_args!("open {path}: {}", reason(&error))))?,
+        ),
         None if super::terminal::stdin_is_terminal() => {
-            return Err(Failure::new("requested load from stdin, but stdin is empty"));
+            return Err(Failure::new(
+                "requested load from stdin, but stdin is empty",
+            ));
         }
         None => Box::new(std::io::stdin()),
     };
@@ -180,14 +185,21 @@ pub async fn load(client: &Client, parsed: &Parsed) -> Done {
         ("platform", parsed.text_or_empty("platform")),
         ("quiet", quiet),
     ]);
-    let response = client.upload(&format!("/images/load{options}"), pieces).await?;
+    let response = client
+        .upload(&format!("/images/load{options}"), pieces)
+        .await?;
     progress(response, &|text| emit(text)).await
 }
 
 /// `images`
 pub async fn images(client: &Client, parsed: &Parsed) -> Done {
     let mut wanted = parsed.list("filter").to_vec();
-    wanted.extend(parsed.arguments.iter().map(|name| format!("reference={name}")));
+    wanted.extend(
+        parsed
+            .arguments
+            .iter()
+            .map(|name| format!("reference={name}")),
+    );
     let all = if parsed.on("all") { "1" } else { "" };
     let options = query(&[("all", all), ("filters", &filters(&wanted)?)]);
     let images = client.get(&format!("/images/json{options}")).await?;
@@ -241,7 +253,7 @@ fn image_rows(image: &Value, truncate: bool, now: i64) -> Vec<Value> {
             "CreatedAt": super::list::go_time(created),
             "Size": units::human_size(image["Size"].as_i64().unwrap_or(0)),
             "Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A",
-            "VirtualSize": units::human_size(image["Size"].as_i64().unwrap_or(0)),
+            "VirtualSize": units::human_size_fine(image["Size"].as_i64().unwrap_or(0)),
         })
     };
     let tags = names("RepoTags");

@@ -26,7 +26,11 @@ pub async fn each(
             }
         }
     }
-    if failed.is_empty() { Ok(()) } else { Err(failed) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(failed)
+    }
 }
 
 /// [`each`] with `POST /containers/{name}/{verb}`, printing the name.
@@ -86,7 +90,11 @@ pub async fn rename(client: &Client, parsed: &Parsed) -> Done {
     let [old, new] = &parsed.arguments[..] else {
         return Err(Failure::usage("'longshore rename' requires 2 arguments"));
     };
-    let path = format!("/containers/{}/rename{}", escape(old), query(&[("name", new)]));
+    let path = format!(
+        "/containers/{}/rename{}",
+        escape(old),
+        query(&[("name", new)])
+    );
     client.post(&path, None).await.map(drop)
 }
 

@@ -22,7 +22,7 @@ pub fn filters(given: &[String]) -> Done<String> {
     for filter in given {
         let (name, value) = filter.split_once('=').ok_or_else(|| {
             Failure::usage(format_args!(
-                "invalid argument \"{filter}\" for \"-f, --filter\" flag: invalid filter '{filter}'"
+                "invalid argument \"{filter}\" for \"-f, --filter\" flag: bad format of filter (expected name=value)"
             ))
         })?;
         all.entry(name.trim().to_lowercase())
@@ -61,7 +61,7 @@ impl Listing<'_> {
             }
             (_, "json" | "{{json .}}") => {
                 for row in &self.rows {
-                    out.push_str(&row.to_string());
+                    out.push_str(&html_safe(&row.to_string()));
                     out.push('\n');
                 }
             }
@@ -72,11 +72,16 @@ impl Listing<'_> {
         Ok(())
     }
 
+    fn title<'b>(&'b self, field: &'b str) -> &'b str {
+        let own = self.titles.iter().find(|(its, _)| *its == field);
+        own.map_or_else(|| template::title(field), |(_, title)| title)
+    }
+
     fn table(&self) -> String {
-        let titles = self.columns.iter().map(|column| {
-            let own = self.titles.iter().find(|(field, _)| field == column);
-            own.map_or_else(|| template::title(column), |(_, title)| title).to_owned()
-        });
+        let titles = self
+            .columns
+            .iter()
+            .map(|column| self.title(column).to_owned());
         let mut cells = vec![titles.collect()];
         cells.extend(self.rows.iter().map(|row| {
             self.columns
@@ -95,7 +100,7 @@ impl Listing<'_> {
         let template = Template::parse(format).map_err(Failure::new)?;
         let mut lines = Vec::new();
         if tabular {
-            lines.push(template.titles());
+            lines.push(template.titles(|field| self.title(field)));
         }
         for row in &self.rows {
             lines.push(template.render(row).map_err(Failure::new)?);
@@ -109,6 +114,13 @@ impl Listing<'_> {
         }
         Ok(lines.iter().map(|line| format!("{line}\n")).collect())
     }
+}
+
+/// Go writes these three as escapes, so that JSON can stand in a web page.
+fn html_safe(json: &str) -> String {
+    json.replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
 }
 
 /// Unix seconds as Go prints a time: `2026-11-23 20:41:05 +0000 UTC`.
@@ -143,7 +155,15 @@ pub async fn ps(client: &Client, parsed: &Parsed) -> Done {
         .flatten()
         .map(|container| container_row(container, truncate, now))
         .collect();
-    let mut columns = vec!["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"];
+    let mut columns = vec![
+        "ID",
+        "Image",
+        "Command",
+        "RunningFor",
+        "Status",
+        "Ports",
+        "Names",
+    ];
     if parsed.on("size") {
         columns.push("Size");
     }
@@ -178,7 +198,10 @@ fn container_row(container: &Value, truncate: bool, now: i64) -> Value {
         .collect();
     let mounts = container["Mounts"].as_array();
     let local = mounts.map_or(0, |mounts| {
-        mounts.iter().filter(|mount| mount["Driver"] == "local").count()
+        mounts
+            .iter()
+            .filter(|mount| mount["Driver"] == "local")
+            .count()
     });
     let mounts: Vec<String> = mounts
         .into_iter()
@@ -186,7 +209,11 @@ fn container_row(container: &Value, truncate: bool, now: i64) -> Value {
         .map(|mount| {
             let name = mount["Name"].as_str().filter(|name| !name.is_empty());
             let name = name.unwrap_or(mount["Source"].as_str().unwrap_or_default());
-            if truncate { ellipsis(name, 15) } else { name.to_owned() }
+            if truncate {
+                ellipsis(name, 15)
+            } else {
+                name.to_owned()
+            }
         })
         .collect();
     let networks: Vec<&str> = container["NetworkSettings"]["Networks"]
@@ -202,6 +229,7 @@ fn container_row(container: &Value, truncate: bool, now: i64) -> Value {
         "CreatedAt": go_time(created),
         "RunningFor": format!("{} ago", units::human_duration(now - created)),
         "Ports": ports::column(&container["Ports"]),
+        "Platform": null,
         "State": text("State"),
         "Status": text("Status"),
         "Size": size_column(container),
@@ -234,7 +262,11 @@ fn size_column(container: &Value) -> String {
     let own = container["SizeRw"].as_i64().unwrap_or(0);
     match container["SizeRootFs"].as_i64().unwrap_or(0) {
         0 => units::human_size(own),
-        all => format!("{} (virtual {})", units::human_size(own), units::human_size(all)),
+        all => format!(
+            "{} (virtual {})",
+            units::human_size(own),
+            units::human_size(all)
+        ),
     }
 }
 
@@ -244,7 +276,11 @@ mod tests {
 
     #[test]
     fn filters_become_json() {
-        let given = ["label=a=b".to_owned(), "status=exited".to_owned(), "label=c".to_owned()];
+        let given = [
+            "label=a=b".to_owned(),
+            "status=exited".to_owned(),
+            "label=c".to_owned(),
+        ];
         assert_eq!(
             filters(&given).unwrap(),
             r#"{"label":{"a=b":true,"c":true},"status":{"exited":true}}"#
@@ -264,7 +300,15 @@ mod tests {
         });
         let listing = Listing {
             rows: vec![container_row(&container, true, 1002)],
-            columns: vec!["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"],
+            columns: vec![
+                "ID",
+                "Image",
+                "Command",
+                "RunningFor",
+                "Status",
+                "Ports",
+                "Names",
+            ],
             titles: &[("ID", "CONTAINER ID")],
             quiet: None,
         };
@@ -275,14 +319,17 @@ mod tests {
         );
         assert_eq!(
             listing.by_template("table {{.ID}}\\t{{.Names}}").unwrap(),
-            "ID             NAMES\ne8eeb34bc5c2   c1\n"
+            "CONTAINER ID   NAMES\ne8eeb34bc5c2   c1\n"
         );
         assert_eq!(listing.by_template("{{.Names}}").unwrap(), "c1\n");
     }
 
     #[test]
     fn images_are_named_as_docker_does() {
-        assert_eq!(image_column("sha256:0123456789abff", "sha256:0123456789abff", true), "0123456789ab");
+        assert_eq!(
+            image_column("sha256:0123456789abff", "sha256:0123456789abff", true),
+            "0123456789ab"
+        );
         assert_eq!(image_column("a:1@sha256:ff", "x", true), "a:1");
         assert_eq!(image_column("a@sha256:ff", "x", true), "a@sha256:ff");
         assert_eq!(image_column("", "x", true), "<no image>");

@@ -46,22 +46,22 @@ pub fn main(arguments: &[String]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let words: Vec<&str> = global.arguments.iter().map(String::as_str).collect();
-    // `docker container ls` and its like.
-    let words = match words[..] {
-        [group @ ("container" | "image" | "system"), verb, ..] if VERBS.iter().any(|v| v.answers_to(group, verb)) => {
-            &words[1..]
-        }
-        _ => &words[..],
-    };
-    let Some((name, rest)) = words.split_first() else {
+    let Some(name) = words
+        .first()
+        .filter(|name| **name != "help" && !global.on("help"))
+    else {
         text::emit(help());
         return ExitCode::SUCCESS;
     };
-    if global.on("help") || *name == "help" {
-        text::emit(help());
-        return ExitCode::SUCCESS;
-    }
-    let Some(verb) = VERBS.iter().find(|verb| verb.is_called(name)) else {
+    // `container ls` and its like; a group alone is no verb.
+    let (verb, rest) = match words[..] {
+        [group @ ("container" | "image" | "system"), name, ..] => (
+            VERBS.iter().find(|verb| verb.answers_to(group, name)),
+            &words[2..],
+        ),
+        _ => (VERBS.iter().find(|verb| verb.name() == *name), &words[1..]),
+    };
+    let Some(verb) = verb else {
         text::emit_error(format!(
             "longshore: unknown command: longshore {name}\n\nRun 'longshore --help' for more information\n"
         ));
@@ -76,12 +76,24 @@ pub fn main(arguments: &[String]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(error) = verb.count_error(parsed.arguments.len()) {
-        return complain(&format!("longshore: {error}"), verb.usage, 1);
+        let text = format!("longshore: {error}");
+        if !error.contains("at least") {
+            return complain(&text, verb.usage, 1);
+        }
+        text::emit_error(format!(
+            "{text}\n\nUsage:  longshore {}\n\nSee 'longshore {} --help' for more information\n",
+            verb.usage,
+            verb.name()
+        ));
+        return ExitCode::FAILURE;
     }
     // Reading stdin may block for ever: the process ends without waiting for that thread.
     match act(&global, verb, &parsed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
+            if failure.is_bad_flag() {
+                return complain(&failure.message, verb.usage, 125);
+            }
             if !failure.message.is_empty() {
                 text::emit_error(format!("{}\n", failure.message));
             }

@@ -32,7 +32,11 @@ pub fn put(
     if !binds.is_empty() {
         host.insert("Binds".into(), binds.into());
     }
-    let mounts: Done<Vec<Value>> = parsed.list("mount").iter().map(|text| mount(text)).collect();
+    let mounts: Done<Vec<Value>> = parsed
+        .list("mount")
+        .iter()
+        .map(|text| mount(text))
+        .collect();
     let mounts = mounts?;
     if !mounts.is_empty() {
         host.insert("Mounts".into(), mounts.into());
@@ -76,7 +80,12 @@ fn mount(text: &str) -> Done<Value> {
             Some((key, value)) => (key.to_lowercase(), Some(value)),
             None => (field.to_lowercase(), None),
         };
-        let wrong = || bad(&format!("invalid value for {key}: {}", value.unwrap_or_default()));
+        let wrong = || {
+            bad(&format!(
+                "invalid value for {key}: {}",
+                value.unwrap_or_default()
+            ))
+        };
         let switch = || match value {
             None | Some("true" | "1") => Ok(true),
             Some("false" | "0") => Ok(false),
@@ -95,9 +104,8 @@ fn mount(text: &str) -> Done<Value> {
             mount[group][name] = switch()?.into();
             continue;
         }
-        let value = value.ok_or_else(|| {
-            bad(&format!("invalid field '{field}' must be a key=value pair"))
-        })?;
+        let value = value
+            .ok_or_else(|| bad(&format!("invalid field '{field}' must be a key=value pair")))?;
         let pair = || {
             let (name, value) = value.split_once('=').unwrap_or((value, ""));
             (name.to_owned(), value.to_owned())
@@ -183,7 +191,14 @@ mod tests {
             json!({"Type": "volume", "Source": "v", "Target": "/d",
                 "VolumeOptions": {"NoCopy": true, "DriverConfig": {"Options": {"o": "a,b"}}}})
         );
-        for bad in ["", "src=a", "dst=/x,bogus=1", "dst", "dst=/x,ro=maybe", "dst=/x,tmpfs-size=q"] {
+        for bad in [
+            "",
+            "src=a",
+            "dst=/x,bogus=1",
+            "dst",
+            "dst=/x,ro=maybe",
+            "dst=/x,tmpfs-size=q",
+        ] {
             assert!(mount(bad).is_err(), "{bad}");
         }
     }

@@ -20,9 +20,9 @@ pub fn put(
     let mut bindings: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for text in parsed.list("expose") {
         let (range, protocol) = protocol(text)?;
-        for port in read_range(range)
-            .ok_or_else(|| Failure::usage(format_args!("invalid range format for --expose: {text}")))?
-        {
+        for port in read_range(range).ok_or_else(|| {
+            Failure::usage(format_args!("invalid range format for --expose: {text}"))
+        })? {
             exposed.insert(format!("{port}/{protocol}"), json!({}));
         }
     }
@@ -76,7 +76,9 @@ fn publish(text: &str) -> Done<Vec<(String, String, String)>> {
         return Err(bad("IP address"));
     }
     if container.is_empty() {
-        return Err(Failure::usage(format_args!("no port specified: {text}<empty>")));
+        return Err(Failure::usage(format_args!(
+            "no port specified: {text}<empty>"
+        )));
     }
     let ports = read_range(container).ok_or_else(|| bad("containerPort"))?;
     let count = ports.len();
@@ -193,7 +195,15 @@ mod tests {
             [is("80/tcp", "", "8000"), is("81/tcp", "", "8001")]
         );
         assert_eq!(one("8000-8009:80"), [is("80/tcp", "", "8000-8009")]);
-        for bad in ["", "x", "1:2:3:4", "80/x", "8000-8001:80-82", "99999:80", "a.b:1:2"] {
+        for bad in [
+            "",
+            "x",
+            "1:2:3:4",
+            "80/x",
+            "8000-8001:80-82",
+            "99999:80",
+            "a.b:1:2",
+        ] {
             assert!(publish(bad).is_err(), "{bad}");
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     attached::{self, End, Session},
     create,
-    failure::{Done, Failure},
+    failure::{Done, Failure, reason},
     http::{Client, Hijacked, escape, query},
     image, terminal,
     text::{emit, emit_error},
@@ -18,8 +18,8 @@ use crate::flags::Parsed;
 /// `run`: create, wait, attach, start, then the exit status is the container's.
 pub async fn run(client: &Client, parsed: &Parsed) -> Done {
     let wrap = |failure: Failure| Failure {
-        message: if failure.message.is_empty() {
-            String::new()
+        message: if failure.message.is_empty() || failure.is_bad_flag() {
+            failure.message
         } else {
             format!(
                 "longshore: {}\n\nRun 'longshore run --help' for more information",
@@ -41,19 +41,25 @@ pub async fn run(client: &Client, parsed: &Parsed) -> Done {
     let tty = parsed.on("tty");
     let stdin = body["AttachStdin"] == true;
     if tty && stdin && !terminal::stdin_is_terminal() {
-        return Err(wrap(Failure::new("the input device is not a TTY")));
+        return Err(Failure::new("the input device is not a TTY"));
     }
     if tty && let Some((rows, columns)) = terminal::size() {
         body["HostConfig"]["ConsoleSize"] = json!([rows, columns]);
     }
-    let id = create_container(client, parsed, &body).await.map_err(status)?;
+    let id = create_container(client, parsed, &body)
+        .await
+        .map_err(status)?;
     if detach {
         let started = client.post(&format!("/containers/{id}/start"), None).await;
         started.map_err(|failure| wrap(start_status(failure)))?;
         emit(format!("{id}\n"));
         return Ok(());
     }
-    let condition = if parsed.on("rm") { "removed" } else { "next-exit" };
+    let condition = if parsed.on("rm") {
+        "removed"
+    } else {
+        "next-exit"
+    };
     let code = tokio::spawn(wait(
         client
             .stream(
@@ -113,29 +119,49 @@ async fn create_container(client: &Client, parsed: &Parsed, body: &Value) -> Don
         )));
     }
     if policy == "always" {
-        image::pull_image(client, image, parsed.text_or_empty("platform"), parsed.on("quiet")).await?;
+        image::pull_image(
+            client,
+            image,
+            parsed.text_or_empty("platform"),
+            parsed.on("quiet"),
+        )
+        .await?;
     }
     let created = match client.post(&path, Some(body)).await {
-        Err(failure) if failure.http == 404 && policy == "missing" && !local(client, image).await => {
+        Err(failure)
+            if failure.http == 404 && policy == "missing" && !local(client, image).await =>
+        {
             if !parsed.on("quiet") {
                 emit_error(format!(
                     "Unable to find image '{}' locally\n",
                     image::with_tag(image)
                 ));
             }
-            image::pull_image(client, image, parsed.text_or_empty("platform"), parsed.on("quiet"))
-                .await?;
+            image::pull_image(
+                client,
+                image,
+                parsed.text_or_empty("platform"),
+                parsed.on("quiet"),
+            )
+            .await?;
             client.post(&path, Some(body)).await?
         }
         other => other?,
     };
     for warning in created["Warnings"].as_array().into_iter().flatten() {
-        emit_error(format!("WARNING: {}\n", warning.as_str().unwrap_or_default()));
+        emit_error(format!(
+            "WARNING: {}\n",
+            warning.as_str().unwrap_or_default()
+        ));
     }
     let id = created["Id"].as_str().unwrap_or_default().to_owned();
     if let Some(path) = parsed.text("cidfile") {
-        std::fs::write(path, &id)
-            .map_err(|error| Failure::new(format_args!("failed to write the container ID: {error}")))?;
+        std::fs::write(path, &id).map_err(|error| {
+            Failure::new(format_args!(
+                "failed to write the container ID: {}",
+                reason(&error)
+            ))
+        })?;
     }
     Ok(id)
 }
@@ -163,7 +189,11 @@ fn attach_query(body: &Value, keys: &str) -> String {
 fn start_status(failure: Failure) -> Failure {
     let text = failure.message.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let status = if has(&["executable file not found", "no such file or directory", "system cannot find the file"]) {
+    let status = if has(&[
+        "executable file not found",
+        "no such file or directory",
+        "system cannot find the file",
+    ]) {
         127
     } else if has(&["permission denied", "is a directory"]) {
         126
@@ -230,7 +260,7 @@ pub async fn start(client: &Client, parsed: &Parsed) -> Done {
         .await
         .map_err(|failed| {
             Failure::new(format_args!(
-                "failed to start containers: {}",
+                "Error: failed to start containers: {}",
                 failed.join(", ")
             ))
         });
@@ -240,14 +270,19 @@ pub async fn start(client: &Client, parsed: &Parsed) -> Done {
             "you cannot start and attach multiple containers at once",
         ));
     };
-    let inspect = client.get(&format!("/containers/{}/json", escape(name))).await?;
+    let inspect = client
+        .get(&format!("/containers/{}/json", escape(name)))
+        .await?;
     let id = inspect["Id"].as_str().unwrap_or_default().to_owned();
     let tty = inspect["Config"]["Tty"] == true;
     let stdin = parsed.on("interactive") && inspect["Config"]["OpenStdin"] == true;
     let keys = parsed.text_or_empty("detach-keys");
     let streams = json!({"AttachStdin": stdin, "AttachStdout": true, "AttachStderr": true});
     let connection = client
-        .hijack(&format!("/containers/{id}/attach{}", attach_query(&streams, keys)), None)
+        .hijack(
+            &format!("/containers/{id}/attach{}", attach_query(&streams, keys)),
+            None,
+        )
         .await?;
     let condition = if inspect["HostConfig"]["AutoRemove"] == true {
         "removed"
@@ -263,7 +298,9 @@ pub async fn start(client: &Client, parsed: &Parsed) -> Done {
             )
             .await?,
     ));
-    client.post(&format!("/containers/{id}/start"), None).await?;
+    client
+        .post(&format!("/containers/{id}/start"), None)
+        .await?;
     let session = Session {
         tty,
         stdin,
@@ -348,7 +385,10 @@ mod tests {
     #[test]
     fn start_failures_have_dockers_statuses() {
         let status = |text: &str| start_status(Failure::answer(400, text)).status;
-        assert_eq!(status("exec: \"x\": executable file not found in $PATH"), 127);
+        assert_eq!(
+            status("exec: \"x\": executable file not found in $PATH"),
+            127
+        );
         assert_eq!(status("exec: \"/etc/passwd\": permission denied"), 126);
         assert_eq!(status("port is already allocated"), 125);
     }

@@ -39,7 +39,10 @@ pub async fn version(client: &Client, parsed: &Parsed) -> Done {
     let mut out = format!(
         "Client: longshore\n{}{}",
         field("Version", &own["Version"]),
-        field("OS/Arch", &format!("{}/{}", plain(&own["Os"]), plain(&own["Arch"])).into()),
+        field(
+            "OS/Arch",
+            &format!("{}/{}", plain(&own["Os"]), plain(&own["Arch"])).into()
+        ),
     );
     let server = match server {
         Ok(server) => server,
@@ -253,5 +256,5 @@ async fn find(client: &Client, name: &str, kind: &str, size: bool) -> Done<Strin
             Err(failure) => return Err(failure),
         }
     }
-    Err(Failure::new(format_args!("error: no such object: {name}")))
+    Err(Failure::new(format_args!("Error: No such object: {name}")))
 }

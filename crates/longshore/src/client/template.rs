@@ -62,7 +62,7 @@ impl Template {
     }
 
     /// Titles of a `table` template: the last field of each action in capitals.
-    pub fn titles(&self) -> String {
+    pub fn titles<'a>(&'a self, title: impl Fn(&'a str) -> &'a str) -> String {
         let mut out = String::new();
         for part in &self.0 {
             match part {
@@ -240,19 +240,32 @@ mod tests {
     #[test]
     fn what_people_type() {
         assert_eq!(render("{{.Name}} {{.State.Pid}}").unwrap(), "/web 7");
-        assert_eq!(render("{{json .State}}").unwrap(), r#"{"Pid":7,"Running":true}"#);
+        assert_eq!(
+            render("{{json .State}}").unwrap(),
+            r#"{"Pid":7,"Running":true}"#
+        );
         assert_eq!(render("{{ .Args }}").unwrap(), "[-c x]");
-        assert_eq!(render("{{index .Args 1}}{{join .Args \", \"}}").unwrap(), "x-c, x");
+        assert_eq!(
+            render("{{index .Args 1}}{{join .Args \", \"}}").unwrap(),
+            "x-c, x"
+        );
         assert_eq!(
             render("{{index .Networks \"bridge\" \"IPAddress\"}}").unwrap(),
             "1.2.3.4"
         );
-        assert_eq!(render("a\\t{{upper .Name}}{{len .Args}}").unwrap(), "a\t/WEB2");
+        assert_eq!(
+            render("a\\t{{upper .Name}}{{len .Args}}").unwrap(),
+            "a\t/WEB2"
+        );
     }
 
     #[test]
     fn what_is_not_there_says_so() {
-        assert!(render("{{range .Args}}x{{end}}").unwrap_err().contains("not supported"));
+        assert!(
+            render("{{range .Args}}x{{end}}")
+                .unwrap_err()
+                .contains("not supported")
+        );
         assert!(render("{{if .X}}").is_err());
         assert!(render("{{.Name").is_err());
     }
@@ -260,6 +273,6 @@ mod tests {
     #[test]
     fn titles_of_tables() {
         let template = Template::parse("{{.ID}}\\t{{.Names}}").unwrap();
-        assert_eq!(template.titles(), "ID\tNAMES");
+        assert_eq!(template.titles(title), "ID\tNAMES");
     }
 }

@@ -48,7 +48,11 @@ impl DetachKeys {
     /// # Errors
     /// A key that there is not.
     pub fn parse(text: &str) -> Result<DetachKeys, String> {
-        let text = if text.is_empty() { "ctrl-p,ctrl-q" } else { text };
+        let text = if text.is_empty() {
+            "ctrl-p,ctrl-q"
+        } else {
+            text
+        };
         let keys = text
             .split(',')
             .map(|key| match key.strip_prefix("ctrl-").map(str::as_bytes) {
@@ -56,7 +60,9 @@ impl DetachKeys {
                     Ok(letter & 0x1f)
                 }
                 None if key.len() == 1 => Ok(key.as_bytes()[0]),
-                _ => Err(format!("invalid detach keys ({text}): unknown key \"{key}\"")),
+                _ => Err(format!(
+                    "invalid detach keys ({text}): unknown key \"{key}\""
+                )),
             })
             .collect::<Result<_, _>>()?;
         Ok(DetachKeys { keys, typed: 0 })

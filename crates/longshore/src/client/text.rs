@@ -152,7 +152,13 @@ mod tests {
         let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect();
         let rows: Vec<Vec<String>> = vec![
             row(&["CONTAINER ID", "IMAGE", "COMMAND", "PORTS", "NAMES"]),
-            row(&["e8eeb34bc5c2", "busybox", "\"sh -c 'trap \\\"echo b…\"", "", "x"]),
+            row(&[
+                "e8eeb34bc5c2",
+                "busybox",
+                "\"sh -c 'trap \\\"echo b…\"",
+                "",
+                "x",
+            ]),
         ];
         assert_eq!(
             table(&rows),
@@ -164,7 +170,11 @@ mod tests {
     #[test]
     fn json_keeps_its_order() {
         assert_eq!(
-            indent_json(r#"{"b":{},"a":[1,"x\":{"],"e":[],"n":null}"#, "    ", "    "),
+            indent_json(
+                r#"{"b":{},"a":[1,"x\":{"],"e":[],"n":null}"#,
+                "    ",
+                "    "
+            ),
             "{\n        \"b\": {},\n        \"a\": [\n            1,\n            \"x\\\":{\"\n        ],\n        \"e\": [],\n        \"n\": null\n    }"
         );
     }

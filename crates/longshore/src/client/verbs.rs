@@ -28,10 +28,6 @@ impl Verb {
         self.usage.split(' ').next().unwrap_or_default()
     }
 
-    pub fn is_called(&self, name: &str) -> bool {
-        self.name() == name || self.aliases.iter().any(|(_, alias)| *alias == name)
-    }
-
     /// Is it `group name` in the docker CLI?
     pub fn answers_to(&self, group: &str, name: &str) -> bool {
         self.aliases.contains(&(group, name))
@@ -39,7 +35,10 @@ impl Verb {
                 && match group {
                     "system" => matches!(name, "events" | "info"),
                     "image" => matches!(name, "pull" | "load" | "tag"),
-                    _ => !matches!(name, "images" | "rmi" | "pull" | "load" | "tag" | "events" | "info" | "version"),
+                    _ => !matches!(
+                        name,
+                        "images" | "rmi" | "pull" | "load" | "tag" | "events" | "info" | "version"
+                    ),
                 })
     }
 
@@ -77,10 +76,21 @@ impl Verb {
 }
 
 const MANY: usize = usize::MAX;
-const FORMAT: Flag = text("format", "string", "'table', 'json', or a Go template of fields");
-const FILTER: Flag = Flag { value: "filter", ..list("filter", "Filter output based on conditions provided") };
+const FORMAT: Flag = text(
+    "format",
+    "string",
+    "'table', 'json', or a Go template of fields",
+);
+const FILTER: Flag = Flag {
+    value: "filter",
+    ..list("filter", "Filter output based on conditions provided")
+};
 const SIGNAL: Flag = text("signal", "string", "Signal to send to the container");
-const DETACH_KEYS: Flag = text("detach-keys", "string", "Override the key sequence for detaching a container");
+const DETACH_KEYS: Flag = text(
+    "detach-keys",
+    "string",
+    "Override the key sequence for detaching a container",
+);
 
 const START: &[Flag] = &[
     switch("attach", "Attach STDOUT/STDERR and forward signals").short('a'),
@@ -91,8 +101,16 @@ const PS: &[Flag] = &[
     switch("all", "Show all containers (default shows just running)").short('a'),
     FILTER.short('f'),
     FORMAT,
-    number("last", "Show n last created containers (includes all states)").short('n'),
-    switch("latest", "Show the latest created container (includes all states)").short('l'),
+    number(
+        "last",
+        "Show n last created containers (includes all states)",
+    )
+    .short('n'),
+    switch(
+        "latest",
+        "Show the latest created container (includes all states)",
+    )
+    .short('l'),
     switch("no-trunc", "Don't truncate output"),
     switch("quiet", "Only display container IDs").short('q'),
     switch("size", "Display total file sizes").short('s'),
@@ -100,10 +118,23 @@ const PS: &[Flag] = &[
 const LOGS: &[Flag] = &[
     switch("details", "Show extra details provided to logs"),
     switch("follow", "Follow log output").short('f'),
-    text("since", "string", "Show logs since timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\" for 42 minutes)"),
-    text("tail", "string", "Number of lines to show from the end of the logs (default \"all\")").short('n'),
+    text(
+        "since",
+        "string",
+        "Show logs since timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\" for 42 minutes)",
+    ),
+    text(
+        "tail",
+        "string",
+        "Number of lines to show from the end of the logs (default \"all\")",
+    )
+    .short('n'),
     switch("timestamps", "Show timestamps").short('t'),
-    text("until", "string", "Show logs before a timestamp or relative"),
+    text(
+        "until",
+        "string",
+        "Show logs before a timestamp or relative",
+    ),
 ];
 const EXEC: &[Flag] = &[
     switch("detach", "Detached mode: run command in the background").short('d'),
@@ -113,8 +144,18 @@ const EXEC: &[Flag] = &[
     switch("interactive", "Keep STDIN open even if not attached").short('i'),
     switch("privileged", "Give extended privileges to the command"),
     switch("tty", "Allocate a pseudo-TTY").short('t'),
-    text("user", "string", "Username or UID (format: \"<name|uid>[:<group|gid>]\")").short('u'),
-    text("workdir", "string", "Working directory inside the container").short('w'),
+    text(
+        "user",
+        "string",
+        "Username or UID (format: \"<name|uid>[:<group|gid>]\")",
+    )
+    .short('u'),
+    text(
+        "workdir",
+        "string",
+        "Working directory inside the container",
+    )
+    .short('w'),
 ];
 const STOP: &[Flag] = &[
     SIGNAL.short('s'),
@@ -122,9 +163,17 @@ const STOP: &[Flag] = &[
     number("time", ""),
 ];
 const RM: &[Flag] = &[
-    switch("force", "Force the removal of a running container (uses SIGKILL)").short('f'),
+    switch(
+        "force",
+        "Force the removal of a running container (uses SIGKILL)",
+    )
+    .short('f'),
     switch("link", "Remove the specified link").short('l'),
-    switch("volumes", "Remove anonymous volumes associated with the container").short('v'),
+    switch(
+        "volumes",
+        "Remove anonymous volumes associated with the container",
+    )
+    .short('v'),
 ];
 const IMAGES: &[Flag] = &[
     switch("all", "Show all images (default hides intermediate images)").short('a'),
@@ -135,7 +184,12 @@ const IMAGES: &[Flag] = &[
     switch("quiet", "Only show image IDs").short('q'),
 ];
 const LOAD: &[Flag] = &[
-    text("input", "string", "Read from tar archive file, instead of STDIN").short('i'),
+    text(
+        "input",
+        "string",
+        "Read from tar archive file, instead of STDIN",
+    )
+    .short('i'),
     text("platform", "string", "Load only the given platform variant"),
     switch("quiet", "Suppress the load output").short('q'),
 ];
@@ -155,14 +209,26 @@ const INSPECT: &[Flag] = &[
     text("type", "string", "Only inspect objects of the given type"),
 ];
 const PULL: &[Flag] = &[
-    text("platform", "string", "Set platform if server is multi-platform capable"),
+    text(
+        "platform",
+        "string",
+        "Set platform if server is multi-platform capable",
+    ),
     switch("quiet", "Suppress verbose output").short('q'),
 ];
 
 /// A verb with flags and arguments in any order.
 macro_rules! verb {
     ($usage:literal, $about:literal, $flags:expr, $arguments:expr, $aliases:expr, $act:path) => {
-        verb!($usage, $about, $flags, $arguments, $aliases, $act, Order::Mixed)
+        verb!(
+            $usage,
+            $about,
+            $flags,
+            $arguments,
+            $aliases,
+            $act,
+            Order::Mixed
+        )
     };
     ($usage:literal, $about:literal, $flags:expr, $arguments:expr, $aliases:expr, $act:path, $order:expr) => {
         Verb {
@@ -179,29 +245,193 @@ macro_rules! verb {
 
 /// All verbs, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    verb!("run [OPTIONS] IMAGE [COMMAND] [ARG...]", "Create and run a new container from an image", create_flags::RUN, (1, MANY), &[], run::run, Order::FlagsFirst),
-    verb!("create [OPTIONS] IMAGE [COMMAND] [ARG...]", "Create a new container", create_flags::CREATE, (1, MANY), &[], run::create_only, Order::FlagsFirst),
-    verb!("start [OPTIONS] CONTAINER [CONTAINER...]", "Start one or more stopped containers", START, (1, MANY), &[], run::start),
-    verb!("exec [OPTIONS] CONTAINER COMMAND [ARG...]", "Execute a command in a running container", EXEC, (2, MANY), &[], run::exec, Order::FlagsFirst),
-    verb!("ps [OPTIONS]", "List containers", PS, (0, 0), &[("container", "ls"), ("container", "list")], lists::ps),
-    verb!("logs [OPTIONS] CONTAINER", "Fetch the logs of a container", LOGS, (1, 1), &[], watch::logs),
-    verb!("stop [OPTIONS] CONTAINER [CONTAINER...]", "Stop one or more running containers", STOP, (1, MANY), &[], lifecycle::stop),
-    verb!("restart [OPTIONS] CONTAINER [CONTAINER...]", "Restart one or more containers", STOP, (1, MANY), &[], lifecycle::restart),
-    verb!("kill [OPTIONS] CONTAINER [CONTAINER...]", "Kill one or more running containers", &[SIGNAL.short('s')], (1, MANY), &[], lifecycle::kill),
-    verb!("pause CONTAINER [CONTAINER...]", "Pause all processes within one or more containers", &[], (1, MANY), &[], lifecycle::pause),
-    verb!("unpause CONTAINER [CONTAINER...]", "Unpause all processes within one or more containers", &[], (1, MANY), &[], lifecycle::unpause),
-    verb!("wait CONTAINER [CONTAINER...]", "Block until one or more containers stop, then print their exit codes", &[], (1, MANY), &[], lifecycle::wait),
-    verb!("rename CONTAINER NEW_NAME", "Rename a container", &[], (2, 2), &[], lifecycle::rename),
-    verb!("rm [OPTIONS] CONTAINER [CONTAINER...]", "Remove one or more containers", RM, (1, MANY), &[("container", "remove")], lifecycle::rm),
-    verb!("inspect [OPTIONS] NAME|ID [NAME|ID...]", "Return low-level information on Docker objects", INSPECT, (1, MANY), &[], system::inspect),
-    verb!("images [OPTIONS] [REPOSITORY[:TAG]]", "List images", IMAGES, (0, 1), &[("image", "ls"), ("image", "list")], image::images),
-    verb!("pull [OPTIONS] NAME[:TAG|@DIGEST]", "Download an image from a registry", PULL, (1, 1), &[], image::pull),
-    verb!("load [OPTIONS]", "Load an image from a tar archive or STDIN", LOAD, (0, 0), &[], image::load),
-    verb!("tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", &[], (2, 2), &[], lifecycle::tag),
-    verb!("rmi [OPTIONS] IMAGE [IMAGE...]", "Remove one or more images", RMI, (1, MANY), &[("image", "rm"), ("image", "remove")], lifecycle::rmi),
-    verb!("events [OPTIONS]", "Get real time events from the server", EVENTS, (0, 0), &[], watch::events),
-    verb!("info [OPTIONS]", "Display system-wide information", &[FORMAT.short('f')], (0, 0), &[], system::info),
-    verb!("version [OPTIONS]", "Show the version information of client and server", &[FORMAT.short('f')], (0, 0), &[], system::version),
+    verb!(
+        "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
+        "Create and run a new container from an image",
+        create_flags::RUN,
+        (1, MANY),
+        &[],
+        run::run,
+        Order::FlagsFirst
+    ),
+    verb!(
+        "create [OPTIONS] IMAGE [COMMAND] [ARG...]",
+        "Create a new container",
+        create_flags::CREATE,
+        (1, MANY),
+        &[],
+        run::create_only,
+        Order::FlagsFirst
+    ),
+    verb!(
+        "start [OPTIONS] CONTAINER [CONTAINER...]",
+        "Start one or more stopped containers",
+        START,
+        (1, MANY),
+        &[],
+        run::start
+    ),
+    verb!(
+        "exec [OPTIONS] CONTAINER COMMAND [ARG...]",
+        "Execute a command in a running container",
+        EXEC,
+        (2, MANY),
+        &[],
+        run::exec,
+        Order::FlagsFirst
+    ),
+    verb!(
+        "ps [OPTIONS]",
+        "List containers",
+        PS,
+        (0, 0),
+        &[("container", "ls"), ("container", "list")],
+        lists::ps
+    ),
+    verb!(
+        "logs [OPTIONS] CONTAINER",
+        "Fetch the logs of a container",
+        LOGS,
+        (1, 1),
+        &[],
+        watch::logs
+    ),
+    verb!(
+        "stop [OPTIONS] CONTAINER [CONTAINER...]",
+        "Stop one or more running containers",
+        STOP,
+        (1, MANY),
+        &[],
+        lifecycle::stop
+    ),
+    verb!(
+        "restart [OPTIONS] CONTAINER [CONTAINER...]",
+        "Restart one or more containers",
+        STOP,
+        (1, MANY),
+        &[],
+        lifecycle::restart
+    ),
+    verb!(
+        "kill [OPTIONS] CONTAINER [CONTAINER...]",
+        "Kill one or more running containers",
+        &[SIGNAL.short('s')],
+        (1, MANY),
+        &[],
+        lifecycle::kill
+    ),
+    verb!(
+        "pause CONTAINER [CONTAINER...]",
+        "Pause all processes within one or more containers",
+        &[],
+        (1, MANY),
+        &[],
+        lifecycle::pause
+    ),
+    verb!(
+        "unpause CONTAINER [CONTAINER...]",
+        "Unpause all processes within one or more containers",
+        &[],
+        (1, MANY),
+        &[],
+        lifecycle::unpause
+    ),
+    verb!(
+        "wait CONTAINER [CONTAINER...]",
+        "Block until one or more containers stop, then print their exit codes",
+        &[],
+        (1, MANY),
+        &[],
+        lifecycle::wait
+    ),
+    verb!(
+        "rename CONTAINER NEW_NAME",
+        "Rename a container",
+        &[],
+        (2, 2),
+        &[],
+        lifecycle::rename
+    ),
+    verb!(
+        "rm [OPTIONS] CONTAINER [CONTAINER...]",
+        "Remove one or more containers",
+        RM,
+        (1, MANY),
+        &[("container", "remove")],
+        lifecycle::rm
+    ),
+    verb!(
+        "inspect [OPTIONS] NAME|ID [NAME|ID...]",
+        "Return low-level information on Docker objects",
+        INSPECT,
+        (1, MANY),
+        &[],
+        system::inspect
+    ),
+    verb!(
+        "images [OPTIONS] [REPOSITORY[:TAG]]",
+        "List images",
+        IMAGES,
+        (0, 1),
+        &[("image", "ls"), ("image", "list")],
+        image::images
+    ),
+    verb!(
+        "pull [OPTIONS] NAME[:TAG|@DIGEST]",
+        "Download an image from a registry",
+        PULL,
+        (1, 1),
+        &[],
+        image::pull
+    ),
+    verb!(
+        "load [OPTIONS]",
+        "Load an image from a tar archive or STDIN",
+        LOAD,
+        (0, 0),
+        &[],
+        image::load
+    ),
+    verb!(
+        "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+        "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+        &[],
+        (2, 2),
+        &[],
+        lifecycle::tag
+    ),
+    verb!(
+        "rmi [OPTIONS] IMAGE [IMAGE...]",
+        "Remove one or more images",
+        RMI,
+        (1, MANY),
+        &[("image", "rm"), ("image", "remove")],
+        lifecycle::rmi
+    ),
+    verb!(
+        "events [OPTIONS]",
+        "Get real time events from the server",
+        EVENTS,
+        (0, 0),
+        &[],
+        watch::events
+    ),
+    verb!(
+        "info [OPTIONS]",
+        "Display system-wide information",
+        &[FORMAT.short('f')],
+        (0, 0),
+        &[],
+        system::info
+    ),
+    verb!(
+        "version [OPTIONS]",
+        "Show the version information of client and server",
+        &[FORMAT.short('f')],
+        (0, 0),
+        &[],
+        system::version
+    ),
 ];
 
 #[cfg(test)]

@@ -48,7 +48,11 @@ pub async fn logs(client: &Client, parsed: &Parsed) -> Done {
     let inspect = client.get(&format!("/containers/{name}/json")).await?;
     let on = |flag: &str| if parsed.on(flag) { "1" } else { "" };
     let now = jiff::Timestamp::now();
-    let time = |flag: &str| parsed.text(flag).map_or(String::new(), |text| moment(text, now));
+    let time = |flag: &str| {
+        parsed
+            .text(flag)
+            .map_or(String::new(), |text| moment(text, now))
+    };
     let options = query(&[
         ("details", on("details")),
         ("follow", on("follow")),
@@ -60,7 +64,11 @@ pub async fn logs(client: &Client, parsed: &Parsed) -> Done {
         ("until", &time("until")),
     ]);
     let response = client
-        .stream(Method::GET, &format!("/containers/{name}/logs{options}"), None)
+        .stream(
+            Method::GET,
+            &format!("/containers/{name}/logs{options}"),
+            None,
+        )
         .await?;
     let mut frames = Frames {
         tty: inspect["Config"]["Tty"] == true,
@@ -83,7 +91,11 @@ pub async fn events(client: &Client, parsed: &Parsed) -> Done {
         format => Some(Template::parse(format).map_err(Failure::new)?),
     };
     let now = jiff::Timestamp::now();
-    let time = |flag: &str| parsed.text(flag).map_or(String::new(), |text| moment(text, now));
+    let time = |flag: &str| {
+        parsed
+            .text(flag)
+            .map_or(String::new(), |text| moment(text, now))
+    };
     let options = query(&[
         ("filters", &filters(parsed.list("filter"))?),
         ("since", &time("since")),
