@@ -158,15 +158,6 @@ impl Parsed {
     pub fn list(&self, name: &str) -> &[String] {
         self.given.get(name).map_or(&[], Vec::as_slice)
     }
-
-    /// Takes over what is set in `other` (flags before the verb).
-    pub fn absorb(&mut self, other: Parsed) {
-        for (name, mut values) in other.given {
-            let own = self.given.entry(name).or_default();
-            values.append(own);
-            *own = values;
-        }
-    }
 }
 
 /// Where flags end.
