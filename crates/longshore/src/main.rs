@@ -15,8 +15,6 @@ mod units;
 
 use std::{path::Path, process::ExitCode};
 
-use longshore_shim::zygote;
-
 fn main() -> ExitCode {
     let mut arguments = Vec::new();
     for argument in std::env::args_os() {
@@ -35,7 +33,6 @@ fn main() -> ExitCode {
     let rest = arguments.get(1..).unwrap_or_default();
     match (program, rest.first().map(String::as_str)) {
         (Some("hello"), _) => hello::main(rest),
-        (_, Some(zygote::ROLE)) => zygote::zygote_main(),
         (Some("dockerd"), _) => daemon(rest),
         (_, Some("daemon")) => daemon(&rest[1..]),
         (_, Some(longshore_shim::zygote::ROLE)) => longshore_shim::zygote::zygote_main(),

@@ -10,6 +10,7 @@ mod image;
 mod lifecycle;
 mod list;
 mod mounts;
+mod networks;
 mod ports;
 mod run;
 mod system;
