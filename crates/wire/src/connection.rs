@@ -21,19 +21,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, Sleep, sleep, timeout},
 };
 
 use crate::{
-    dispatch::{Daemon, dispatch},
+    dispatch::{Answer, dispatch},
     stream::hijack::{Hijack, HijackedIo},
 };
 
 /// How often a busy connection is looked at: is its client still there, does its request make progress.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a request's head may take from its first byte to its last.
-const HEAD_TICKS: usize = 60;
+const HEAD_TICKS: usize = if cfg!(test) { 2 } else { 60 };
 /// How long a closed connection waits for the client to take what was sent and close too.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -241,10 +241,29 @@ enum Next {
     Shutdown,
 }
 
+/// What every connection has from its server.
+pub(crate) struct Server<A> {
+    pub(crate) answer: Arc<A>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+    /// Nothing is ever sent: the drain waits until the last holder has dropped this.
+    pub(crate) alive: mpsc::Sender<()>,
+}
+
+// Not derived: that would ask for `A: Clone`.
+impl<A> Clone for Server<A> {
+    fn clone(&self) -> Self {
+        Self {
+            answer: Arc::clone(&self.answer),
+            shutdown: self.shutdown.clone(),
+            alive: self.alive.clone(),
+        }
+    }
+}
+
 /// Serves one connection to its end.
-pub(crate) async fn serve(stream: Stream, daemon: Arc<Daemon>) {
+pub(crate) async fn serve<A: Answer>(stream: Stream, server: Server<A>) {
     let stream = Arc::new(stream);
-    let mut shutdown = daemon.shutdown.clone();
+    let mut shutdown = server.shutdown.clone();
     // A client that only connects costs a task and no buffers.
     tokio::select! {
         ready = poll_fn(|cx| stream.poll_read_ready(cx)) => if ready.is_err() { return },
@@ -252,8 +271,8 @@ pub(crate) async fn serve(stream: Stream, daemon: Arc<Daemon>) {
     }
     let shared = Arc::new(Shared::default());
     let service = {
-        let (shared, daemon) = (Arc::clone(&shared), Arc::clone(&daemon));
-        service_fn(move |request| Box::pin(call(request, Arc::clone(&shared), Arc::clone(&daemon))))
+        let shared = Arc::clone(&shared);
+        service_fn(move |request| Box::pin(call(request, Arc::clone(&shared), server.clone())))
     };
     let io = Io {
         stream: Arc::clone(&stream),
@@ -331,15 +350,14 @@ pub(crate) async fn shut_down(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|down| *down).await;
 }
 
-/// One request. Its handler runs as a task of its own: a client that goes away does not stop what it began, and a panic
-/// ends this request only.
-async fn call(
+/// One request.
+async fn call<A: Answer>(
     request: hyper::Request<Incoming>,
     shared: Arc<Shared>,
-    daemon: Arc<Daemon>,
+    server: Server<A>,
 ) -> Result<hyper::Response<crate::response::Body>, Infallible> {
     let in_flight = InFlight::new(&shared);
-    let mut response = dispatch(request, daemon).await;
+    let mut response = dispatch(request, server.answer, server.alive).await;
     if let Some(hijack) = response.hijack.take() {
         *shared.hijack.lock().unwrap_or_else(PoisonError::into_inner) = Some(hijack);
         // The loop takes the connection away; this answer is never written by hyper.
@@ -357,3 +375,6 @@ async fn run_hijacked(stream: Arc<Stream>, prefix: Bytes, hijack: Hijack) {
     }
     stream.linger().await;
 }
+
+#[cfg(test)]
+mod tests;

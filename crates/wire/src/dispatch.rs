@@ -16,23 +16,43 @@ use crate::{
     version::ApiVersion,
 };
 
-/// What connections share.
+/// Answers requests: the daemon does, and small fakes in tests of what lies below.
+pub(crate) trait Answer: Send + Sync + 'static {
+    fn answer(
+        self: Arc<Self>,
+        request: hyper::Request<Incoming>,
+    ) -> impl Future<Output = Response> + Send;
+}
+
+/// What requests share.
 pub(crate) struct Daemon {
     pub(crate) engine: Engine,
     pub(crate) shutdown: watch::Receiver<bool>,
-    /// Nothing is sent: the drain waits until the last holder of the daemon has dropped this.
-    pub(crate) _alive: mpsc::Sender<()>,
+}
+
+impl Answer for Daemon {
+    async fn answer(self: Arc<Self>, request: hyper::Request<Incoming>) -> Response {
+        handle(request, self).await
+    }
 }
 
 /// `Server:` of every answer.
 pub(crate) const SERVER: &str = concat!("Longshore/", env!("CARGO_PKG_VERSION"), " (linux)");
 
-/// Answers one request.
-pub(crate) async fn dispatch(request: hyper::Request<Incoming>, daemon: Arc<Daemon>) -> Response {
+/// Answers one request, in a task of its own: a client that goes away does not stop what it began, and a panic ends this
+/// request only. `alive` is held until then; see [`crate::server`].
+pub(crate) async fn dispatch(
+    request: hyper::Request<Incoming>,
+    answer: Arc<impl Answer>,
+    alive: mpsc::Sender<()>,
+) -> Response {
     let method = request.method().clone();
     let uri = request.uri().clone();
-    // The task holds the daemon to its end, and by that the drain.
-    let task = tokio::spawn(handle(request, daemon));
+    let task = tokio::spawn(async move {
+        let response = answer.answer(request).await;
+        drop(alive);
+        response
+    });
     let mut response = task.await.unwrap_or_else(|panic| {
         tracing::error!(%method, path = uri.path(), %panic, "a request's handler panicked");
         finish(error::message(
@@ -43,7 +63,8 @@ pub(crate) async fn dispatch(request: hyper::Request<Incoming>, daemon: Arc<Daem
     if let Some(hijack) = &mut response.hijack {
         hijack.api_headers(&api_headers());
     }
-    tracing::debug!(%method, path = uri.path(), status = response.status().as_u16(), "request");
+    let status = response.status().as_u16();
+    tracing::debug!(%method, path = uri.path(), status, "request");
     response
 }
 

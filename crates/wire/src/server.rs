@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    connection::{self, Stream},
-    dispatch::Daemon,
+    connection::{self, Server, Stream, shut_down},
+    dispatch::{Answer, Daemon},
 };
 
 /// A socket that the daemon listens at; bound by the binary, which also owns the socket file.
@@ -48,22 +48,37 @@ fn tune(stream: &tokio::net::TcpStream) {
 /// engine ends its streams (clients see EOF), requests in flight finish, bounded by the configured shutdown timeout.
 pub async fn serve(listeners: Vec<Listener>, engine: Engine, shutdown: watch::Receiver<bool>) {
     let patience = Duration::from_secs(engine.config().shutdown_timeout);
-    let (alive, mut last) = mpsc::channel(1);
-    let daemon = Arc::new(Daemon {
+    let daemon = Daemon {
         engine: engine.clone(),
         shutdown: shutdown.clone(),
-        _alive: alive,
-    });
+    };
+    let end_streams = async move { engine.shutdown().await };
+    run(listeners, daemon, shutdown, patience, end_streams).await;
+}
+
+/// [`serve`] with anything that answers.
+pub(crate) async fn run<A: Answer>(
+    listeners: Vec<Listener>,
+    answer: A,
+    mut shutdown: watch::Receiver<bool>,
+    patience: Duration,
+    end_streams: impl Future<Output = ()>,
+) {
+    let (alive, mut last) = mpsc::channel(1);
+    let server = Server {
+        answer: Arc::new(answer),
+        shutdown: shutdown.clone(),
+        alive,
+    };
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(accept(listener, Arc::clone(&daemon), shutdown.clone()));
+        accepting.spawn(accept(listener, server.clone()));
     }
-    drop(daemon);
-    let mut down = shutdown;
-    let _ = down.wait_for(|down| *down).await;
+    drop(server);
+    shut_down(&mut shutdown).await;
     let drain = async {
+        end_streams.await;
         let mut connections = JoinSet::new();
-        engine.shutdown().await;
         while let Some(accepted) = accepting.join_next().await {
             if let Ok(mut theirs) = accepted {
                 connections.spawn(async move { while theirs.join_next().await.is_some() {} });
@@ -79,21 +94,18 @@ pub async fn serve(listeners: Vec<Listener>, engine: Engine, shutdown: watch::Re
 }
 
 /// Accepts until shutdown; the connections are handed back then.
-async fn accept(
-    listener: Listener,
-    daemon: Arc<Daemon>,
-    mut shutdown: watch::Receiver<bool>,
-) -> JoinSet<()> {
+async fn accept<A: Answer>(listener: Listener, server: Server<A>) -> JoinSet<()> {
     let mut connections = JoinSet::new();
+    let mut shutdown = server.shutdown.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
-            _ = shutdown.wait_for(|down| *down) => return connections,
+            () = shut_down(&mut shutdown) => return connections,
         };
         match accepted {
             Ok(stream) => {
-                connections.spawn(connection::serve(stream, Arc::clone(&daemon)));
+                connections.spawn(connection::serve(stream, server.clone()));
             }
             Err(error) => {
                 // Out of descriptors, mostly: those that are open end sooner or later.

@@ -164,3 +164,58 @@ static PLUGINS: &[Route] = &[
     not_yet!(POST "/plugins/{name:.*}/set", 25),
     not_yet!(DELETE "/plugins/{name:.*}", 25),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
+
+    use super::*;
+
+    /// `docs/api.md`
+    fn document() -> String {
+        let mut text = String::from(
+            "# The API\n\nMade from the route table in `crates/wire/src/table.rs`; do not edit it by hand. To make it anew:\n\
+             `UPDATE=1 cargo test -p longshore-wire api_document`.\n\n\
+             Paths are those of Docker's Engine API, with or without a version in front (`/v1.41/...`). \"Since\" is the API\n\
+             version that brought the endpoint. What is not built yet answers 501 and says so.\n",
+        );
+        for (noun, routes) in GROUPS {
+            let _ = write!(text, "\n## {noun}\n\n| Method | Path | Since | |\n|---|---|---|---|\n");
+            for route in *routes {
+                let path = route.pattern.replace("{name:.*}", "{name}");
+                let state = if route.built { "" } else { "not yet (501)" };
+                let _ = writeln!(text, "| {} | `{path}` | 1.{} | {state} |", route.method, route.since);
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn api_document() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/api.md");
+        let want = document();
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, &want).unwrap();
+        }
+        let have = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            have == want,
+            "docs/api.md is out of date: UPDATE=1 cargo test -p longshore-wire api_document"
+        );
+    }
+
+    #[test]
+    fn every_route_can_be_reached() {
+        let mut seen = BTreeSet::new();
+        for route in routes() {
+            assert!(seen.insert((route.method, route.pattern)), "{} is there twice", route.pattern);
+            let path = route.pattern.replace("{name:.*}", "a/b").replace("{name}", "a");
+            match crate::route::find(route.method, &path) {
+                crate::route::Found::Route { route: found, .. } => {
+                    assert_eq!(found.pattern, route.pattern, "{} {path}", route.method);
+                }
+                _ => panic!("{} {path} leads nowhere", route.method),
+            }
+        }
+    }
+}

@@ -39,13 +39,7 @@ impl Hijack {
         F: FnOnce(HijackedIo) -> R + Send + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let head = if request.wants_upgrade() {
-            format!(
-                "HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-            )
-        } else {
-            format!("HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n")
-        };
+        let head = docker_head(request.wants_upgrade(), content_type);
         Self::with_head(head, api_headers, run)
     }
     /// Any head: status line and headers, each with its `\r\n`, without the empty line at the end.
@@ -77,6 +71,17 @@ impl Hijack {
         if io.write_all(head.as_bytes()).await.is_ok() {
             (self.run)(io).await;
         }
+    }
+}
+
+/// Status line and headers of Docker's hijack.
+pub(crate) fn docker_head(upgrade: bool, content_type: &str) -> String {
+    if upgrade {
+        format!(
+            "HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+        )
+    } else {
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n")
     }
 }
 

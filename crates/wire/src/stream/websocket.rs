@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use hyper::HeaderMap;
 use longshore_model::{Error, Result};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -23,17 +24,26 @@ where
     F: FnOnce(Socket) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
-    let has = |name, word: &str| {
-        request
-            .header(name)
+    accept_with(&request.headers, run)
+}
+
+/// [`accept`] with the headers alone.
+pub(crate) fn accept_with<F, R>(headers: &HeaderMap, run: F) -> Result<Response>
+where
+    F: FnOnce(Socket) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let get = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let has = |name: &str, word: &str| {
+        get(name)
             .split(',')
             .any(|part| part.trim().eq_ignore_ascii_case(word))
     };
-    let key = request.header("sec-websocket-key");
+    let key = get("sec-websocket-key");
     if !has("upgrade", "websocket") || !has("connection", "upgrade") || key.is_empty() {
         return Err(Error::invalid("this is not a websocket handshake"));
     }
-    if request.header("sec-websocket-version") != "13" {
+    if get("sec-websocket-version") != "13" {
         return Err(Error::invalid("only websocket version 13 is supported"));
     }
     let accept = derive_accept_key(key.as_bytes());
