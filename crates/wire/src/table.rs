@@ -177,14 +177,22 @@ mod tests {
             "# The API\n\nMade from the route table in `crates/wire/src/table.rs`; do not edit it by hand. To make it anew:\n\
              `UPDATE=1 cargo test -p longshore-wire api_document`.\n\n\
              Paths are those of Docker's Engine API, with or without a version in front (`/v1.41/...`). \"Since\" is the API\n\
-             version that brought the endpoint. What is not built yet answers 501 and says so.\n",
+             version that brought the endpoint. What is not built yet answers 501 and says so.\n\n\
+             `POST /images/create` imports an archive (`fromSrc=-`); pulling (`fromImage`) is not built yet.\n",
         );
         for (noun, routes) in GROUPS {
-            let _ = write!(text, "\n## {noun}\n\n| Method | Path | Since | |\n|---|---|---|---|\n");
+            let _ = write!(
+                text,
+                "\n## {noun}\n\n| Method | Path | Since | |\n|---|---|---|---|\n"
+            );
             for route in *routes {
                 let path = route.pattern.replace("{name:.*}", "{name}");
                 let state = if route.built { "" } else { "not yet (501)" };
-                let _ = writeln!(text, "| {} | `{path}` | 1.{} | {state} |", route.method, route.since);
+                let _ = writeln!(
+                    text,
+                    "| {} | `{path}` | 1.{} | {state} |",
+                    route.method, route.since
+                );
             }
         }
         text
@@ -208,8 +216,15 @@ mod tests {
     fn every_route_can_be_reached() {
         let mut seen = BTreeSet::new();
         for route in routes() {
-            assert!(seen.insert((route.method, route.pattern)), "{} is there twice", route.pattern);
-            let path = route.pattern.replace("{name:.*}", "a/b").replace("{name}", "a");
+            assert!(
+                seen.insert((route.method, route.pattern)),
+                "{} is there twice",
+                route.pattern
+            );
+            let path = route
+                .pattern
+                .replace("{name:.*}", "a/b")
+                .replace("{name}", "a");
             match crate::route::find(route.method, &path) {
                 crate::route::Found::Route { route: found, .. } => {
                     assert_eq!(found.pattern, route.pattern, "{} {path}", route.method);

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{SinkExt, StreamExt};
 use hyper::{Method, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +21,10 @@ use crate::{
     request::{JSON_LIMIT, RequestBody},
     response::Response,
     server::{Listener, run},
-    stream::hijack::{MULTIPLEXED_STREAM, docker_head},
+    stream::{
+        hijack::{MULTIPLEXED_STREAM, docker_head},
+        websocket,
+    },
 };
 
 /// How long anything in these tests may take.
@@ -87,8 +91,8 @@ impl Answer for Fake {
             (Method::GET, "/ws") => {
                 websocket::accept_with(&parts.headers, |mut socket| async move {
                     // The client's message comes back as it is.
-                    if let Some(Ok(message)) = next(&mut socket).await {
-                        send(&mut socket, message).await;
+                    if let Some(Ok(message)) = socket.next().await {
+                        socket.send(message).await.unwrap();
                     }
                 })
                 .unwrap_or_else(|error| error::response(&error))
@@ -220,7 +224,10 @@ async fn hijack_with_and_without_upgrade() {
     let chunked = format!(
         "POST /hijack HTTP/1.1\r\nHost: d\r\n{UP}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\nin"
     );
-    assert_eq!(server.ask(&chunked).await, format!("{UPGRADED}abcdefin|bye"));
+    assert_eq!(
+        server.ask(&chunked).await,
+        format!("{UPGRADED}abcdefin|bye")
+    );
     // HTTP/1.0 clients hijack too.
     let old = "POST /hijack HTTP/1.0\r\nContent-Length: 0\r\n\r\nin";
     assert_eq!(server.ask(old).await, format!("{RAW}in|bye"));
@@ -264,7 +271,10 @@ async fn hijack_waits_for_unread_answers() {
     // The answer does not fit into the socket: nothing of it may get lost while the hijack waits.
     sleep(Duration::from_millis(300)).await;
     let got = rest(&mut client).await;
-    assert_eq!(got.matches('b').count() - "|bye".matches('b').count(), 4 << 20);
+    assert_eq!(
+        got.matches('b').count() - "|bye".matches('b').count(),
+        4 << 20
+    );
     assert!(got.ends_with(&format!("{UPGRADED}in|bye")));
     server.stop().await;
 }
@@ -273,7 +283,8 @@ async fn hijack_waits_for_unread_answers() {
 async fn expect_continue() {
     let server = Running::start();
     let mut client = server.client().await;
-    let head = "POST /hijack HTTP/1.1\r\nHost: d\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    let head =
+        "POST /hijack HTTP/1.1\r\nHost: d\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
     client.write_all(head.as_bytes()).await.unwrap();
     let got = until(&mut client, "\r\n\r\n").await;
     assert_eq!(got, "HTTP/1.1 100 Continue\r\n\r\n");
@@ -290,7 +301,9 @@ async fn hijack_with_api_headers_ends_with_its_client() {
     let request = post("/deaf", UP, "");
     client.write_all(request.as_bytes()).await.unwrap();
     let head = until(&mut client, "\r\n\r\n").await;
-    assert!(head.contains("\r\nApi-Version: 1.55\r\nDocker-Experimental: false\r\nOstype: linux\r\nServer: Longshore/"));
+    assert!(head.contains(
+        "\r\nApi-Version: 1.55\r\nDocker-Experimental: false\r\nOstype: linux\r\nServer: Longshore/"
+    ));
     // Half closed is not gone.
     client.shutdown().await.unwrap();
     sleep(TICK * 2).await;
@@ -323,7 +336,10 @@ async fn dead_clients_end_their_streams() {
     wait_for(|| server.seen.gone.load(Ordering::SeqCst) == 1).await;
     // The half-closed one gets everything.
     let got = rest(&mut half).await;
-    assert!(got.ends_with("6\r\nfirst\n\r\n5\r\nlate\n\r\n0\r\n\r\n"), "{got}");
+    assert!(
+        got.ends_with("6\r\nfirst\n\r\n5\r\nlate\n\r\n0\r\n\r\n"),
+        "{got}"
+    );
     server.stop().await;
 }
 
@@ -357,14 +373,20 @@ async fn shutdown_drains() {
     slow.write_all(request.as_bytes()).await.unwrap();
     // A kept connection between two requests.
     let mut kept = server.client().await;
-    kept.write_all(b"GET /ok HTTP/1.1\r\nHost: d\r\n\r\n").await.unwrap();
+    kept.write_all(b"GET /ok HTTP/1.1\r\nHost: d\r\n\r\n")
+        .await
+        .unwrap();
     until(&mut kept, "\"ok\"\n").await;
     sleep(Duration::from_millis(50)).await;
     let start = Instant::now();
     server.stop.send_replace(true);
     assert_eq!(rest(&mut kept).await, "");
     assert!(rest(&mut stream).await.ends_with("0\r\n\r\n"));
-    assert!(rest(&mut slow).await.starts_with("HTTP/1.1 204 No Content\r\n"));
+    assert!(
+        rest(&mut slow)
+            .await
+            .starts_with("HTTP/1.1 204 No Content\r\n")
+    );
     for mut client in idle {
         assert_eq!(rest(&mut client).await, "");
     }
@@ -389,10 +411,15 @@ async fn bodies_have_a_limit() {
         sent
     });
     let mut got = vec![0; 4096];
-    let n = timeout(LIMIT, reader.read(&mut got)).await.unwrap().unwrap();
+    let n = timeout(LIMIT, reader.read(&mut got))
+        .await
+        .unwrap()
+        .unwrap();
     let got = String::from_utf8_lossy(&got[..n]).into_owned();
     assert!(got.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{got}");
-    assert!(got.ends_with("{\"message\":\"request body is too large: the limit is 8388608 bytes\"}\n"));
+    assert!(
+        got.ends_with("{\"message\":\"request body is too large: the limit is 8388608 bytes\"}\n")
+    );
     drop(reader);
     flood.await.unwrap();
     // Chunks are counted.
@@ -405,12 +432,20 @@ async fn bodies_have_a_limit() {
             break;
         }
     }
-    assert!(until(&mut client, "too large").await.contains("400 Bad Request"));
+    assert!(
+        until(&mut client, "too large")
+            .await
+            .contains("400 Bad Request")
+    );
     // The largest one that is allowed.
-    let got = server.ask(&post("/body", "", &" ".repeat(JSON_LIMIT))).await;
+    let got = server
+        .ask(&post("/body", "", &" ".repeat(JSON_LIMIT)))
+        .await;
     assert!(got.ends_with(&format!("{JSON_LIMIT}\n")));
     // A body that breaks off.
-    let got = server.ask("POST /body HTTP/1.1\r\nHost: d\r\nContent-Length: 9\r\n\r\nabc").await;
+    let got = server
+        .ask("POST /body HTTP/1.1\r\nHost: d\r\nContent-Length: 9\r\n\r\nabc")
+        .await;
     assert!(got.starts_with("HTTP/1.1 400"), "{got}");
     server.stop().await;
 }
@@ -420,19 +455,35 @@ async fn answers_and_errors() {
     let server = Running::start();
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: d\r\n\r\n");
     let got = server.ask(&get("/ok")).await;
-    assert!(got.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"), "{got}");
+    assert!(
+        got.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"),
+        "{got}"
+    );
     assert!(got.contains("\r\nContent-Length: 5\r\n") && got.contains("\r\nDate: "));
     let got = server.ask(&get("/304")).await;
-    assert!(got.starts_with("HTTP/1.1 304 Not Modified\r\nDate: ") && got.ends_with("\r\n\r\n"), "{got}");
+    assert!(
+        got.starts_with("HTTP/1.1 304 Not Modified\r\nDate: ") && got.ends_with("\r\n\r\n"),
+        "{got}"
+    );
     assert!(!got.contains("Content-"), "{got}");
     let got = server.ask(&get("/nosuch")).await;
     assert!(got.starts_with("HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\n"));
-    assert!(got.ends_with("\r\n\r\n{\"message\":\"page not found\"}\n") && !got.contains("Api-Version"));
+    assert!(
+        got.ends_with("\r\n\r\n{\"message\":\"page not found\"}\n") && !got.contains("Api-Version")
+    );
     // A panic ends its request, not the connection.
     let got = server.ask(&(get("/panic") + &get("/ok"))).await;
-    assert!(got.starts_with("HTTP/1.1 500 ") && got.ends_with("\"ok\"\n"), "{got}");
+    assert!(
+        got.starts_with("HTTP/1.1 500 ") && got.ends_with("\"ok\"\n"),
+        "{got}"
+    );
     // What is no HTTP ends the connection.
-    assert!(server.ask("what is this\r\n\r\n").await.starts_with("HTTP/1.1 400 Bad Request\r\n"));
+    assert!(
+        server
+            .ask("what is this\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 400 Bad Request\r\n")
+    );
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let got = server.ask(preface).await;
     assert!(!got.contains("200"), "{got}");
@@ -448,12 +499,33 @@ async fn a_head_must_come_in_time() {
     // Idle connections stay.
     let mut idle = server.client().await;
     let mut kept = server.client().await;
-    kept.write_all(b"GET /ok HTTP/1.1\r\nHost: d\r\n\r\n").await.unwrap();
+    kept.write_all(b"GET /ok HTTP/1.1\r\nHost: d\r\n\r\n")
+        .await
+        .unwrap();
     until(&mut kept, "\"ok\"\n").await;
     assert_eq!(rest(&mut slow).await, "");
     for client in [&mut idle, &mut kept] {
-        client.write_all(b"GET /ok HTTP/1.1\r\nHost: d\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET /ok HTTP/1.1\r\nHost: d\r\n\r\n")
+            .await
+            .unwrap();
         until(client, "\"ok\"\n").await;
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn websockets() {
+    use tokio_tungstenite::{client_async, tungstenite::Message};
+    let server = Running::start();
+    let (mut socket, answer) = client_async("ws://d/ws", server.client().await)
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let message = Message::binary(&b"\x00\xffraw"[..]);
+    socket.send(message.clone()).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), message);
+    let got = server.ask("GET /ws HTTP/1.1\r\nHost: d\r\n\r\n").await;
+    assert!(got.contains("400 Bad Request") && got.contains("not a websocket handshake"));
     server.stop().await;
 }

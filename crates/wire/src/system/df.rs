@@ -1,11 +1,12 @@
 //! `GET /system/df`
 
-use longshore_engine::{DiskUsage, api::Snapshot};
-use longshore_model::{Error, Result};
+use longshore_engine::DiskUsage;
+use longshore_model::{Error, Result, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
+    containers::list::summary,
     images::summary::Summary as Image,
     request::Request,
     response::Response,
@@ -121,6 +122,7 @@ pub(crate) async fn disk_usage(request: Request) -> Result<Response> {
         .collect();
     // Shared blobs count once.
     image_sum.total_size = layers_size;
+    let now = Timestamp::now();
     let mut container_sum = Sum::default();
     let container_list: Vec<Value> = request
         .engine
@@ -129,7 +131,7 @@ pub(crate) async fn disk_usage(request: Request) -> Result<Response> {
         .map(|container| {
             let sizes = container_sizes.get(container.id.as_str()).copied();
             container_sum.add(sizes.map_or(0, |(rw, _)| rw), container.state.running());
-            container_view(container, sizes, &request)
+            tree(&summary(container, sizes, request.version, now))
         })
         .collect();
     let mut volume_sum = Sum::default();
@@ -170,10 +172,4 @@ pub(crate) async fn disk_usage(request: Request) -> Result<Response> {
         volume_usage: sum(volumes, volume_sum, volume_list),
         build_cache_usage: sum(cache, Sum::default(), Value::Null),
     }))
-}
-
-/// A container as the list shows it, with its sizes.
-fn container_view(container: &Snapshot, sizes: Option<(u64, u64)>, _request: &Request) -> Value {
-    let (rw, root) = sizes.unwrap_or_default();
-    serde_json::json!({ "Id": container.id.as_str(), "SizeRw": rw, "SizeRootFs": root })
 }
