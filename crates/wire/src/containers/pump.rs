@@ -42,9 +42,9 @@ pub async fn raw(io: HijackedIo, stream: StdioStream, keys: Option<Vec<u8>>) {
     let Some(socket) = socket else { return };
     let (mut from, to) = socket.into_split();
     let output = async {
-        let copied = copy(&mut from, &mut client_out).await;
+        copy(&mut from, &mut client_out).await?;
         settle(settled).await;
-        copied
+        Ok(())
     };
     match keys {
         None => {

@@ -113,6 +113,7 @@ struct Asked {
 pub fn mounts(mounts: &[MountPoint]) -> Vec<MountView> {
     mounts
         .iter()
+        .filter(|mount| mount.shown())
         .map(|mount| {
             let MountPoint {
                 kind,
@@ -190,18 +191,9 @@ pub fn port_map(snapshot: &Snapshot) -> BTreeMap<String, Option<Vec<PortBindingV
     map
 }
 
-/// Whether a health check is to be run at all: none, or switched off by `["NONE"]`.
-pub fn has_healthcheck(snapshot: &Snapshot) -> bool {
-    snapshot
-        .spec
-        .healthcheck
-        .as_ref()
-        .is_some_and(|check| !check.test.is_empty() && check.test[0] != "NONE")
-}
-
 /// The health status word: checks are not run yet, so a running container with one stays at `starting`.
 pub fn health_status(snapshot: &Snapshot) -> &'static str {
-    match (has_healthcheck(snapshot), &snapshot.state.phase) {
+    match (snapshot.spec.has_health(), &snapshot.state.phase) {
         (false, _) | (true, Phase::Created | Phase::Starting) => "none",
         (true, Phase::Running { .. }) => "starting",
         (true, Phase::Exited | Phase::Removing | Phase::Dead) => "unhealthy",

@@ -190,6 +190,8 @@ fn snapshot(accepted: &Accepted, seen: &Value) -> Snapshot {
             resolv_conf: text(&seen["ResolvConfPath"]),
         },
         run: 1,
+        exits: 0,
+        removed: false,
         spec: Arc::new(spec),
     }
 }

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
+use tokio::{net::UnixStream, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, protocol::Role},
@@ -26,6 +26,7 @@ fn start(
         socket: Some(socket),
         tty,
         replay: b"old".to_vec(),
+        settled: None,
     };
     let task = tokio::spawn(raw(io, stream, keys.map(<[u8]>::to_vec)));
     (client, shim, task)
@@ -66,6 +67,27 @@ async fn output_goes_on_after_the_end_of_stdin() {
     shim.write_all(b"late").await.unwrap();
     read_exactly(&mut client, b"late").await;
     drop(shim);
+    ends(task).await;
+    assert_eq!(read_to_end(&mut client).await, b"");
+}
+
+#[tokio::test]
+async fn the_end_waits_for_the_exit() {
+    let (mut client, ours) = UnixStream::pair().unwrap();
+    let (shim, socket) = UnixStream::pair().unwrap();
+    let (exit, settled) = oneshot::channel();
+    let io = HijackedIo::new(Arc::new(Stream::Unix(ours)), Bytes::new());
+    let stream = StdioStream {
+        socket: Some(socket),
+        tty: false,
+        replay: Vec::new(),
+        settled: Some(settled),
+    };
+    let task = tokio::spawn(raw(io, stream, None));
+    drop(shim);
+    let early = timeout(Duration::from_millis(100), client.read_u8()).await;
+    assert!(early.is_err(), "{early:?}");
+    exit.send(()).unwrap();
     ends(task).await;
     assert_eq!(read_to_end(&mut client).await, b"");
 }
@@ -137,6 +159,7 @@ async fn logs_without_a_stream_end_by_themselves() {
             socket: None,
             tty: false,
             replay: b"log".to_vec(),
+            settled: None,
         },
         None,
     )
@@ -155,6 +178,7 @@ async fn a_websocket_has_no_frames() {
             socket: Some(socket),
             tty: false,
             replay: frame(1, b"old"),
+            settled: None,
         };
         let task = tokio::spawn(websocket(server, stream, Some(vec![16, 17]), binary));
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
