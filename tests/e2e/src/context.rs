@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     path::PathBuf,
     process::{Command, Stdio},
+    sync::Mutex,
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -39,6 +40,8 @@ pub struct Ctx {
     pub world: World,
     /// In front of every name that the case gives away; its leftovers are found by it.
     pub prefix: String,
+    /// Containers that were made without a name of the case's.
+    pub unnamed: Mutex<Vec<String>>,
 }
 
 /// The end of a command or a container.
@@ -104,8 +107,15 @@ impl Ctx {
     }
 
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Outcome<Response> {
-        engine::call(&self.world.socket, method, path, body)
-            .map_err(|e| Fail(format!("{method} {path}: {e}")))
+        let answer = engine::call(&self.world.socket, method, path, body)
+            .map_err(|e| Fail(format!("{method} {path}: {e}")))?;
+        if answer.status == 201 && path.ends_with("/containers/create") {
+            let made = answer.json()?;
+            if let (Some(id), Ok(mut unnamed)) = (made["Id"].as_str(), self.unnamed.lock()) {
+                unnamed.push(id.to_owned());
+            }
+        }
+        Ok(answer)
     }
 
     pub fn get(&self, path: &str) -> Outcome<Response> {
@@ -344,6 +354,14 @@ impl Ctx {
 
     /// Takes away everything that the case named.
     pub fn clean(&self) -> Outcome {
+        for id in self
+            .unnamed
+            .lock()
+            .map(|mut ids| std::mem::take(&mut *ids))
+            .unwrap_or_default()
+        {
+            self.delete(&format!("/containers/{id}?force=1&v=1"))?;
+        }
         let own = format!("{}.", self.prefix);
         let mine = |name: &str| name.trim_start_matches('/').starts_with(&own);
         let filter = escape(&json!({"name": [self.prefix]}).to_string());

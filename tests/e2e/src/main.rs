@@ -53,12 +53,15 @@ pub struct Args {
 enum Probe {
     /// GET over a unix socket; prints the body line by line as it comes.
     Get { socket: PathBuf, path: String },
+    /// Prints the user ids that this process has.
+    Ids,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.probe {
         Some(Probe::Get { socket, path }) => probe::get(socket, path),
+        Some(Probe::Ids) => probe::ids(),
         None => host::run(&args),
     };
     match result {

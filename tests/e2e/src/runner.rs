@@ -45,6 +45,7 @@ fn one(case: &Case, world: &World) -> bool {
     let context = Ctx {
         world: world.clone(),
         prefix: format!("e2e-{}-{}", case.group, case.name).replace('_', "-"),
+        unnamed: Mutex::default(),
     };
     let start = Instant::now();
     let result = catch_unwind(AssertUnwindSafe(|| (case.run)(&context)))

@@ -3,10 +3,14 @@
 mod attach;
 mod events;
 mod exec;
+mod images;
 mod lifecycle;
 mod list;
 mod logs;
+mod mounts;
 mod names;
+mod resources;
+mod security;
 mod wait;
 mod walkthrough;
 
@@ -37,6 +41,10 @@ pub fn all() -> Vec<Case> {
         events::list(),
         names::list(),
         list::list(),
+        mounts::list(),
+        images::list(),
+        security::list(),
+        resources::list(),
     ]
     .concat()
 }
