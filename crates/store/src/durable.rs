@@ -2,10 +2,11 @@
 //! A reader sees the old content or the new, never half of it.
 
 use std::{
+    collections::BTreeSet,
     fs::{File, OpenOptions},
     io::Write,
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use longshore_model::{Error, Result, id};
@@ -69,10 +70,39 @@ pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Makes everything written below `root`'s file system durable: one call for the thousands of files of a layer.
-pub(crate) fn sync_file_system(root: &Path) -> Result<()> {
-    let sync = || -> std::io::Result<()> { Ok(rustix::fs::syncfs(File::open(root)?)?) };
-    sync().map_err(|e| Error::io(format_args!("syncfs {}", root.display()), e))
+/// Up to so many files are synced one by one.
+const ONE_BY_ONE: u64 = 256;
+
+/// Makes new files and trees durable. A few are synced each; for the ten thousand files of a base image one call syncs the
+/// whole file system below `root`, which also waits for what others have written there.
+pub(crate) fn sync_trees(root: &Path, trees: &[(PathBuf, u64)]) -> Result<()> {
+    let sync = || -> std::io::Result<()> {
+        if trees.iter().map(|(_, inodes)| inodes).sum::<u64>() > ONE_BY_ONE {
+            return Ok(rustix::fs::syncfs(File::open(root)?)?);
+        }
+        let mut folders = BTreeSet::new();
+        for (path, _) in trees {
+            sync_tree(path)?;
+            folders.extend(path.parent());
+        }
+        folders.into_iter().try_for_each(sync_folder)
+    };
+    sync().map_err(|e| Error::io(format_args!("sync {}", root.display()), e))
+}
+
+fn sync_tree(path: &Path) -> std::io::Result<()> {
+    let kind = std::fs::symlink_metadata(path)?.file_type();
+    if kind.is_file() {
+        return File::open(path)?.sync_all();
+    }
+    // Links and devices are all in their folder.
+    if kind.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            sync_tree(&entry?.path())?;
+        }
+        sync_folder(path)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

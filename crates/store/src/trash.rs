@@ -80,7 +80,7 @@ pub fn empty(trash: &Path, stopping: &AtomicBool) {
             }
             let name = entry.file_name();
             if !is_dots(name) {
-                progress |= remove(&root, name, &mut counter);
+                progress |= remove(&root, name, &mut counter, stopping);
             }
         }
         if !progress {
@@ -90,7 +90,7 @@ pub fn empty(trash: &Path, stopping: &AtomicBool) {
 }
 
 /// Deletes one entry of the trash. Says whether anything changed.
-fn remove(root: &File, name: &CStr, counter: &mut u64) -> bool {
+fn remove(root: &File, name: &CStr, counter: &mut u64, stopping: &AtomicBool) -> bool {
     match rustix::fs::unlinkat(root, name, AtFlags::empty()) {
         Ok(()) => return true,
         Err(Errno::ISDIR) => {}
@@ -112,6 +112,9 @@ fn remove(root: &File, name: &CStr, counter: &mut u64) -> bool {
             let inner = entry.file_name();
             if is_dots(inner) {
                 continue;
+            }
+            if stopping.load(Ordering::Relaxed) {
+                return progress;
             }
             progress |= remove_inner(root, &folder, inner, counter);
         }

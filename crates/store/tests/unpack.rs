@@ -558,3 +558,68 @@ fn many_entries_deep_paths() {
     let (_scratch, _store, root) = unpacked(layer);
     assert!(root.join(format!("{path}f499")).exists());
 }
+
+/// Flips bytes of a good archive: whatever comes out, nothing panics, leaves its folder or stays half done.
+#[test]
+fn damaged_archives() {
+    let outside = Scratch::new();
+    let scratch = Scratch::new();
+    let (store, _) = open(scratch.path());
+    let good = Tar::new()
+        .dir("a", 0o755)
+        .file("a/f", &[7; 700])
+        .symlink("l", &outside.path().display().to_string())
+        .file(".wh.x", b"")
+        .hardlink("h", "a/f")
+        .pax(&[
+            ("path", b"longer"),
+            ("mtime", b"1.5"),
+            ("SCHILY.xattr.user.a", b"b"),
+        ])
+        .file("f", b"1")
+        .pax(&[
+            ("GNU.sparse.numblocks", b"1"),
+            ("GNU.sparse.size", b"2000"),
+            ("GNU.sparse.map", b"1000,4"),
+        ])
+        .file("s", b"1234")
+        .file("l/f", b"2")
+        .done();
+    let mut state = 7u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap()
+    };
+    let (mut kept, mut refused) = (0, 0);
+    for _ in 0..150 {
+        let mut bytes = good.clone();
+        for _ in 0..=next() % 3 {
+            let block = next() % (bytes.len() / 512);
+            let at = block * 512 + next() % 512;
+            bytes[at] = b"\0/.17xgLKS\xFF"[next() % 11];
+            // A right checksum, so that damage goes further than the first look.
+            let header = &mut bytes[block * 512..block * 512 + 512];
+            if header[148..156].iter().any(|b| *b != 0) {
+                header[148..156].fill(b' ');
+                let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+                header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+            }
+        }
+        let request = longshore_store::images::ImportRequest::default();
+        match store
+            .images()
+            .import(bytes.as_slice(), request, &mut |_| vec![])
+        {
+            Ok(id) => {
+                kept += 1;
+                store.images().remove(&id, vec![]).unwrap();
+            }
+            Err(_) => refused += 1,
+        }
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+    assert_tidy(&store);
+    assert!(kept > 5 && refused > 5, "{kept} kept, {refused} refused");
+}

@@ -38,6 +38,8 @@ pub struct Incoming<'a> {
     pins: Pins<'a>,
     arrived: HashMap<String, Arrived>,
     fresh_layers: Vec<(String, LayerRecord)>,
+    /// Blobs and layer folders in their place, with how many inodes they have, that may not be durable yet.
+    unsynced: Vec<(PathBuf, u64)>,
     counter: u64,
     work: Work,
 }
@@ -55,6 +57,7 @@ impl<'a> Incoming<'a> {
             pins: Pins::new(images),
             arrived: HashMap::new(),
             fresh_layers: Vec::new(),
+            unsynced: Vec::new(),
             counter: 0,
             work: images.works.make()?,
         })
@@ -132,6 +135,7 @@ impl<'a> Incoming<'a> {
                 Err(e) => return Err(Error::io(format_args!("rename {}", path.display()), e)),
             }
         }
+        self.unsynced.push((path.clone(), 1));
         let found = std::fs::metadata(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 Error::invalid(format!("content digest {digest}: not found"))
@@ -207,8 +211,9 @@ impl<'a> Incoming<'a> {
             let chosen = |wanted: &Platform| {
                 child.platform.as_ref().is_none_or(|p| wanted.runs(p)) || child.is_attestation()
             };
+            let walked = image.blobs.contains_key(&child.digest);
             // Platforms that the archive has left out are no error.
-            if wanted.is_none_or(chosen) && self.has(&child.digest) {
+            if wanted.is_none_or(chosen) && !walked && self.has(&child.digest) {
                 self.walk(&child, child.platform.as_ref(), image, wanted, depth)?;
             }
         }
@@ -317,8 +322,15 @@ impl<'a> Incoming<'a> {
             Err(_) if path.is_dir() => {}
             Err(e) => return Err(Error::io(format_args!("rename {}", path.display()), e)),
         }
+        self.unsynced.push((path, fresh.record.inodes));
         self.fresh_layers.push((fresh.name.clone(), fresh.record));
         Ok((fresh.name, fresh.record))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        durable::sync_trees(&self.images.root, &self.unsynced)?;
+        self.unsynced.clear();
+        Ok(())
     }
 
     /// Makes everything durable, then records the image and each name, one after the other.
@@ -329,7 +341,7 @@ impl<'a> Incoming<'a> {
         events: &mut dyn FnMut(&Loaded) -> Vec<NewEvent>,
         done: &mut dyn FnMut(&Loaded),
     ) -> Result<()> {
-        durable::sync_file_system(&self.images.root)?;
+        self.sync()?;
         if names.is_empty() {
             names.push(Name {
                 reference: None,
@@ -392,7 +404,7 @@ impl Images {
                 incoming.unpack(candidate)?;
             }
         }
-        durable::sync_file_system(&self.root)?;
+        incoming.sync()?;
         let _change = self.lock_change();
         let mut batch = Batch::new();
         for (name, record) in &incoming.fresh_layers {

@@ -39,7 +39,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             bytes: 4 << 40,
-            entries: 50_000_000,
+            // The largest images in use have some hundred thousand a layer; directories are remembered to the end.
+            entries: 4_000_000,
             reserve: 64 << 20,
         }
     }
