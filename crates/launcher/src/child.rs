@@ -209,7 +209,8 @@ fn configure_kernel(plan: &LaunchPlan, own: &Own, channel: &Channel) -> Result<(
         net::configure(&plan.interfaces)?;
     }
     for (name, value) in &plan.sysctls {
-        let file = sysctl_file(name);
+        let file = sysctl_file(name)
+            .ok_or_else(|| LaunchFailure::invalid(format!("invalid sysctl name {name:?}")))?;
         filesystems::write_proc(own, &file, value)
             .context(format_args!("open sysctl {name} file"))?;
     }
@@ -217,7 +218,7 @@ fn configure_kernel(plan: &LaunchPlan, own: &Own, channel: &Channel) -> Result<(
 }
 
 /// `net.ipv4.ip_forward` below /proc. In a name whose first separator is a dot, a slash stands for a dot within a part (`net.ipv4.conf.eth0/100.x`).
-fn sysctl_file(name: &str) -> String {
+fn sysctl_file(name: &str) -> Option<String> {
     let path: String = match name.find(['.', '/']) {
         Some(at) if name.as_bytes()[at] == b'.' => name
             .chars()
@@ -229,7 +230,8 @@ fn sysctl_file(name: &str) -> String {
             .collect(),
         _ => name.to_owned(),
     };
-    format!("sys/{path}")
+    let plain = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    plain.then(|| format!("sys/{path}"))
 }
 
 #[cfg(test)]
@@ -238,17 +240,20 @@ mod tests {
 
     #[test]
     fn sysctl_names() {
+        for bad in ["", "net/../../1/mem", "/etc/x", "a..b"] {
+            assert_eq!(sysctl_file(bad), None, "{bad}");
+        }
         assert_eq!(
-            sysctl_file("net.ipv4.ip_forward"),
-            "sys/net/ipv4/ip_forward"
+            sysctl_file("net.ipv4.ip_forward").as_deref(),
+            Some("sys/net/ipv4/ip_forward")
         );
         assert_eq!(
-            sysctl_file("net/ipv4/conf/eth0.1/x"),
-            "sys/net/ipv4/conf/eth0.1/x"
+            sysctl_file("net/ipv4/conf/eth0.1/x").as_deref(),
+            Some("sys/net/ipv4/conf/eth0.1/x")
         );
         assert_eq!(
-            sysctl_file("net.ipv4.conf.eth0/1.x"),
-            "sys/net/ipv4/conf/eth0.1/x"
+            sysctl_file("net.ipv4.conf.eth0/1.x").as_deref(),
+            Some("sys/net/ipv4/conf/eth0.1/x")
         );
     }
 }

@@ -4,7 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
+mod cgroups;
+mod measure;
+mod mounts;
 mod sandbox;
+mod security;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,11 +19,22 @@ fn main() {
         rustix::process::geteuid().is_root(),
         "these tests launch containers: run them as root"
     );
+    if std::env::args().any(|arg| arg == "--measure") {
+        measure::run();
+        return sandbox::remove_parent_cgroups();
+    }
     let wanted: Vec<String> = std::env::args()
         .skip(1)
         .filter(|arg| !arg.starts_with('-'))
         .collect();
-    let cases = basics::CASES.iter();
+    let cases = [
+        basics::CASES,
+        mounts::CASES,
+        cgroups::CASES,
+        security::CASES,
+    ]
+    .into_iter()
+    .flatten();
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, case) in cases {
         if !wanted.is_empty() && !wanted.iter().any(|w| name.contains(w.as_str())) {
