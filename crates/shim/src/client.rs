@@ -4,11 +4,15 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::Path,
+    time::Duration,
 };
 
 use rustix::{
     io::ioctl_fionbio,
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    net::{
+        AddressFamily, SocketFlags, SocketType, socketpair,
+        sockopt::{Timeout, set_socket_timeout},
+    },
 };
 
 use crate::{
@@ -21,6 +25,9 @@ pub use crate::{
     exit::read_record,
     zygote::{Zygote, spawn_zygote},
 };
+
+/// A new shim that takes its task for so long never will.
+const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A message and the descriptors that came with it (the pidfd of `Started` and `Hello`).
 #[derive(Debug)]
@@ -121,7 +128,7 @@ impl Zygote {
     /// or `LaunchFailed`; a shim that ends without either was killed.
     ///
     /// # Errors
-    /// When the zygote is gone or the request is too large (4 MiB).
+    /// `BrokenPipe` when the zygote is gone (start another one), `InvalidInput` when the request is too large (4 MiB), `TimedOut`.
     pub fn launch(&self, request: &LaunchRequest, clients: Vec<OwnedFd>) -> io::Result<Connection> {
         let body = postcard::to_stdvec(request).map_err(io::Error::other)?;
         let (ours, theirs) = socketpair(
@@ -134,7 +141,14 @@ impl Zygote {
         drop(theirs);
         let mut writer = FrameWriter::default();
         writer.push(&body, clients, LAUNCH_LIMIT)?;
-        writer.flush(&ours)?;
+        set_socket_timeout(&ours, Timeout::Send, Some(LAUNCH_PATIENCE))?;
+        match writer.flush(&ours) {
+            Ok(true) => {}
+            Ok(false) => return Err(io::ErrorKind::TimedOut.into()),
+            // The fork failed; why is still to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error),
+        }
         Connection::new(ours)
     }
 }

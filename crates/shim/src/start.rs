@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
 };
 
 use longshore_launcher::parent::Launched;
@@ -40,6 +41,7 @@ pub fn shim_main(control: OwnedFd) -> io::Result<()> {
         return Ok(());
     };
     let run_dir = request.run_dir.clone();
+    report_panics(run_dir.join("shim-panic.log"));
     match launched(request, clients, signals, control.as_fd()) {
         Ok(server) => {
             // The server has its own copy; the daemon is to see the end of the stream when the server closes that.
@@ -52,6 +54,13 @@ pub fn shim_main(control: OwnedFd) -> io::Result<()> {
             send_now(&control, &Message::LaunchFailed(failure), Vec::new())
         }
     }
+}
+
+/// A shim has no terminal and no log of its own: its last words go into the run directory.
+fn report_panics(path: PathBuf) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = std::fs::write(&path, format!("{panic}\n"));
+    }));
 }
 
 /// None when the daemon closed without asking anything.

@@ -13,7 +13,10 @@ use longshore_shim::{
     logs::{JsonFile, LogReader, LogWatch, ReadOptions, json_file::Rotation},
     stdio::Stream,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+};
 
 struct Folder(PathBuf);
 
@@ -242,16 +245,55 @@ fn the_watch_tells_of_growth_and_nothing_else() {
     assert_eq!(watch.changed().unwrap(), Vec::<i32>::new());
 }
 
+/// A file system of 64 KiB, unmounted on drop.
+struct SmallDisk(Folder);
+
+impl SmallDisk {
+    fn new(name: &str) -> Self {
+        let folder = Folder::new(name);
+        mount(
+            "tmpfs",
+            &folder.0,
+            "tmpfs",
+            MountFlags::empty(),
+            c"size=64k",
+        )
+        .expect("run as root");
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0.0, UnmountFlags::DETACH);
+    }
+}
+
 #[test]
 fn a_full_disk_is_reported_and_survived() {
-    // A file size limit works like a full disk, but for the signal; /dev/full would not take the size.
-    let mut log =
-        JsonFile::open(Path::new("/dev/full"), Rotation::default(), String::new()).unwrap();
-    push(&mut log, 0, 3);
+    let disk = SmallDisk::new("full");
+    let path = disk.0.log();
+    let mut log = JsonFile::open(&path, Rotation::default(), String::new()).unwrap();
+    fs::write(disk.0.0.join("ballast"), vec![0; 40 << 10]).unwrap();
+    for step in 0..50 {
+        push(&mut log, step * 10, step * 10 + 10);
+    }
     let warning = log.take_warning().expect("a warning");
     assert!(warning.contains("no space left on device"), "{warning}");
-    push(&mut log, 3, 6);
     assert_eq!(log.take_warning(), None, "said once");
+    fs::remove_file(disk.0.0.join("ballast")).unwrap();
+    push(&mut log, 500, 501);
+    let warning = log.take_warning().expect("the end of the trouble");
+    let mut reader = LogReader::open(&path, ReadOptions::default()).unwrap();
+    let seen = texts(&mut reader);
+    assert_eq!(reader.damaged(), 0);
+    let kept = seen.len() - 1;
+    assert_eq!(seen[..kept], numbered(0, kept));
+    assert_eq!(seen[kept], "line 500\n");
+    assert!(
+        warning.contains(&format!("{} entries were dropped", 500 - kept)),
+        "{warning}"
+    );
 }
 
 #[test]
@@ -270,4 +312,57 @@ fn the_tail_of_a_large_log_is_quick() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+/// What dockerd 20.10 wrote for the same output, times left out.
+#[test]
+fn the_same_bytes_as_dockerd() {
+    let mut output =
+        b"plain\ntab\t<a href=\"x\">&</a> \\ back\r\n\n\x1b[31mred\x1b[0m \x7f \x01\n".to_vec();
+    output
+        .extend(b"bad \xff\xfe \xe2\x82 x\nsep \xe2\x80\xa8 \xe2\x80\xa9 \xe2\x82\xac \xc3\xa9\n");
+    for (letter, count) in [
+        (b'x', 40_000),
+        (b'y', 16_384),
+        (b'z', 16_383),
+        (b'e', 20_000),
+    ] {
+        output.extend(vec![letter; count]);
+        output.push(b'\n');
+    }
+    output.extend(b"tail");
+    let long = |letter: &str, count: usize, end: &str| letter.repeat(count) + end;
+    let want = [
+        r"plain\n".to_owned(),
+        r#"tab\u0009\u003ca href=\"x\"\u003e\u0026\u003c/a\u003e \\ back\r\n"#.to_owned(),
+        r"\n".to_owned(),
+        "\\u001b[31mred\\u001b[0m \x7f \\u0001\\n".to_owned(),
+        r"bad \ufffd\ufffd \ufffd\ufffd x\n".to_owned(),
+        r"sep \u2028 \u2029 € é\n".to_owned(),
+        long("x", 16_384, ""),
+        long("x", 16_384, ""),
+        long("x", 7_232, r"\n"),
+        long("y", 16_384, ""),
+        r"\n".to_owned(),
+        long("z", 16_383, r"\n"),
+        long("e", 16_384, ""),
+        long("e", 3_616, r"\n"),
+        "tail".to_owned(),
+    ];
+    for chunk in [1, 7, 5000, 1 << 20] {
+        let folder = Folder::new("same");
+        let mut log = JsonFile::open(&folder.log(), Rotation::default(), String::new()).unwrap();
+        for part in output.chunks(chunk) {
+            log.push(Stream::Stdout, part);
+        }
+        log.finish();
+        let text = fs::read_to_string(folder.log()).unwrap();
+        let without_time = |line: &str| line.split(",\"time\":\"20").next().unwrap().to_owned();
+        let seen: Vec<String> = text.lines().map(without_time).collect();
+        let want: Vec<String> = want
+            .iter()
+            .map(|w| format!("{{\"log\":\"{w}\",\"stream\":\"stdout\""))
+            .collect();
+        assert_eq!(seen, want);
+    }
 }

@@ -1,6 +1,6 @@
 //! The daemon comes and goes; memory.
 
-use std::fs;
+use std::{fs, time::Instant};
 
 use longshore_shim::{
     protocol::*,
@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     ("shims_outlive_their_zygote", shims_outlive_their_zygote),
     ("the_binary_is_out_of_reach", the_binary_is_out_of_reach),
     ("memory_of_fifty", memory_of_fifty),
+    ("time_of_a_cycle", time_of_a_cycle),
 ];
 
 fn a_new_daemon_takes_over(zygote: &Zygote) {
@@ -163,4 +164,29 @@ fn memory_of_fifty(zygote: &Zygote) {
         assert_eq!(daemon.finish(sandbox).code, 137);
     }
     assert!(figure < 256, "{figure} kB");
+}
+
+/// Prints, asserts nothing but success: the machine may be busy.
+fn time_of_a_cycle(zygote: &Zygote) {
+    let mut times = [const { Vec::new() }; 3];
+    for _ in 0..40 {
+        let sandbox = Sandbox::script("").with(|request| {
+            request.plan.process.args = vec!["true".to_owned()];
+        });
+        let begun = Instant::now();
+        let mut daemon = sandbox.start(zygote);
+        let started = begun.elapsed();
+        assert_eq!(daemon.exited().code, 0);
+        let exited = begun.elapsed();
+        daemon.release();
+        for (list, time) in times.iter_mut().zip([started, exited, begun.elapsed()]) {
+            list.push(time);
+        }
+        gone(&sandbox);
+    }
+    let [started, exited, released] = times.map(|mut list| {
+        list.sort();
+        list[list.len() / 2]
+    });
+    println!("  medians: started {started:?}, exited {exited:?}, released {released:?}");
 }
