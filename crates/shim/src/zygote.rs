@@ -14,7 +14,7 @@ use std::{
 
 use longshore_sys::{
     clone::{CloneOptions, clone_process},
-    exec::reset_signals,
+    exec::{close_on_exec_from, reset_signals},
     mount::{Attributes, set_attributes},
     signal,
     title::Title,
@@ -192,7 +192,8 @@ pub fn spawn_zygote() -> io::Result<Zygote> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    // The argument is padded: the shims' title is written over it.
+    // Whatever our own parent left open would live on in every shim, and keep its readers waiting.
+    close_on_exec_from(3)?;
     let child = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()))
         .arg0("longshore-zygote")
         .arg(ROLE)
@@ -236,4 +237,23 @@ fn sealed_copy() -> io::Result<OwnedFd> {
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     fcntl_add_seals(&copy, seals)?;
     Ok(copy.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn neither_form_of_the_binary_can_be_written() {
+        let flags = rustix::fs::fstatvfs(read_only_clone().expect("run as root")).unwrap();
+        assert!(flags.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+        let mut copy = File::from(sealed_copy().unwrap());
+        assert!(copy.metadata().unwrap().len() > 0);
+        assert_eq!(
+            copy.write(b"x").unwrap_err().raw_os_error(),
+            Some(libc::EPERM)
+        );
+    }
 }

@@ -16,6 +16,10 @@ pub const CASES: &[Case] = &[
     ("input_survives_the_daemon", input_survives_the_daemon),
     ("shims_outlive_their_zygote", shims_outlive_their_zygote),
     ("the_binary_is_out_of_reach", the_binary_is_out_of_reach),
+    (
+        "descriptors_are_not_inherited",
+        descriptors_are_not_inherited,
+    ),
     ("memory_of_fifty", memory_of_fifty),
     ("time_of_a_cycle", time_of_a_cycle),
 ];
@@ -131,6 +135,24 @@ fn the_binary_is_out_of_reach(zygote: &Zygote) {
     }
     let line = fs::read_to_string(format!("/proc/{}/cmdline", shims()[0])).unwrap();
     assert_eq!(line.trim_end_matches('\0'), "longshore-shim");
+    daemon.kill(9);
+    daemon.finish(&sandbox);
+}
+
+fn descriptors_are_not_inherited(_: &Zygote) {
+    // Without close-on-exec, as a careless parent of the daemon leaves it.
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let zygote = spawn_zygote().unwrap();
+    let sandbox = Sandbox::script("sleep 1000");
+    let before = shims();
+    let daemon = sandbox.start(&zygote);
+    assert!(before.is_empty());
+    drop(writer);
+    assert_eq!(
+        rustix::io::read(&reader, &mut [0]),
+        Ok(0),
+        "somebody still holds the pipe"
+    );
     daemon.kill(9);
     daemon.finish(&sandbox);
 }
