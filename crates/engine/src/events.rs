@@ -192,33 +192,21 @@ pub(crate) fn matches(event: &Event, filters: &Filters) -> bool {
         }),
         "scope" => values.iter().any(|v| v == "local"),
         "container" | "volume" | "network" | "daemon" | "plugin" => {
-            event.kind == *name && values.iter().any(|v| names(event, v))
-                || member(event, name, values)
+            values.iter().any(|v| names(event, v))
         }
         "image" => values.iter().any(|v| image_is(event, v)),
         _ => values.is_empty(),
     })
 }
 
+/// Id or name, or the beginning of either: dockerd's fuzzy match, which does not look at the event's kind.
 fn names(event: &Event, wanted: &str) -> bool {
     let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
-    let hexadecimal = !wanted.is_empty() && wanted.bytes().all(|b| b.is_ascii_hexdigit());
-    event.actor == wanted
+    event.actor.starts_with(wanted)
         || event
             .attributes
             .get("name")
-            .is_some_and(|name| name == wanted)
-        || (hexadecimal && event.actor.starts_with(wanted))
-}
-
-/// A network event also belongs to the container in its attributes.
-fn member(event: &Event, name: &str, values: &[String]) -> bool {
-    name == "container"
-        && event.kind != "container"
-        && event
-            .attributes
-            .get("container")
-            .is_some_and(|id| values.iter().any(|v| v == id))
+            .is_some_and(|name| name.starts_with(wanted))
 }
 
 fn image_is(event: &Event, wanted: &str) -> bool {
@@ -277,7 +265,8 @@ mod tests {
             ("container", "web", true),
             ("container", "/web", true),
             ("container", "abab", true),
-            ("container", "we", false),
+            ("container", "we", true),
+            ("container", "eb", false),
             ("image", "nginx", true),
             ("image", "nginx:1", true),
             ("image", "ngin", false),

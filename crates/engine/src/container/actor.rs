@@ -353,6 +353,7 @@ impl Actor {
         self.pidfd = None;
         self.exec_ids.clear();
         let mut events = self.release_network().await;
+        events.extend(self.volume_events("unmount"));
         let seconds = finished.0.saturating_sub(started.0).max(0) / 1_000_000_000;
         if exit.oom_killed {
             events.push(self.event("oom", BTreeMap::new()));

@@ -481,7 +481,10 @@ pub(crate) fn rlimits(spec: &ContainerSpec, config: &DaemonConfig) -> Result<Vec
         .collect()
 }
 
-/// Where the output goes. Rotated by default: 20 MB a file and 5 files, where dockerd has no limit.
+/// Bytes a log file; five are kept. Ample for reading back, yet no container fills a disk.
+const DEFAULT_LOG_SIZE: u64 = 100_000_000;
+
+/// Where the output goes. Rotated by default at [`DEFAULT_LOG_SIZE`], where dockerd has no limit.
 ///
 /// # Errors
 /// An unknown driver or option value.
@@ -507,7 +510,7 @@ pub(crate) fn log(config: &DaemonConfig, definition: &Definition) -> Result<LogP
         "json-file" | "" => {
             let max_size = match option("max-size") {
                 Some(text) => super::log_options::size(&text)?,
-                None => 20_000_000,
+                None => DEFAULT_LOG_SIZE,
             };
             let max_file = match option("max-file") {
                 Some(text) => text

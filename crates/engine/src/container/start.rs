@@ -106,10 +106,34 @@ impl Actor {
             self.run.sandbox_id.clone()
         };
         self.run.ports.clone_from(&setup.ports);
-        let mut events = self.connect_events(setup.endpoint.is_some());
+        let mut events = self.volume_events("mount");
+        events.extend(self.connect_events(setup.endpoint.is_some()));
         events.push(self.event("start", BTreeMap::new()));
         self.commit(events, Durability::Survives).await?;
         Ok(())
+    }
+
+    /// `mount` and `unmount` of the container's volumes.
+    pub(super) fn volume_events(&self, action: &str) -> Vec<NewEvent> {
+        let volumes = self
+            .definition
+            .mounts
+            .iter()
+            .map(|m| &m.point)
+            .filter(|p| p.kind == "volume");
+        let event = |point: &super::snapshot::MountPoint| {
+            let mut attributes = BTreeMap::from([
+                ("container".to_owned(), self.definition.id.to_string()),
+                ("driver".to_owned(), "local".to_owned()),
+            ]);
+            if action == "mount" {
+                attributes.insert("destination".to_owned(), point.destination.clone());
+                attributes.insert("propagation".to_owned(), point.propagation.clone());
+                attributes.insert("read/write".to_owned(), point.rw.to_string());
+            }
+            crate::events::event("volume", action, &point.name, attributes)
+        };
+        volumes.map(event).collect()
     }
 
     fn connect_events(&self, bridged: bool) -> Vec<NewEvent> {
@@ -192,11 +216,13 @@ impl Actor {
                 | Phase::Exited
                 | Phase::Removing
                 | Phase::Dead => Err(Error::conflict(format!(
-                    "cannot join namespace of a non running container: container {} is {}",
-                    snapshot.id,
-                    snapshot.state.phase.status()
+                    "container {} is not running",
+                    snapshot.id
                 ))),
             }
+        };
+        let network = |name: &str| {
+            target(name).map_err(|e| e.context("cannot join network namespace of container"))
         };
         Ok(Joins {
             net: if let NetworkMode::Container(name) = &spec.network.mode {
