@@ -17,9 +17,12 @@ use std::{
 use bytes::Bytes;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::RecvFlags,
+};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
     sync::{mpsc, watch},
     time::{Instant, Sleep, sleep, timeout},
@@ -44,7 +47,29 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Waits for the first byte, or the end. tokio takes a new socket for readable until a read says otherwise, so this
+    /// really looks.
+    async fn until_readable(&self) {
+        let peek = || {
+            let mut byte = [0u8; 1];
+            let peeked = rustix::net::recv(self, &mut byte, RecvFlags::PEEK);
+            peeked.map(|_| ()).map_err(io::Error::from)
+        };
+        loop {
+            if poll_fn(|cx| self.poll_read_ready(cx)).await.is_err() {
+                return;
+            }
+            let peeked = match self {
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, peek),
+                Self::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
+            };
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+        }
+    }
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Unix(stream) => stream.poll_read_ready(cx),
             Self::Tcp(stream) => stream.poll_read_ready(cx),
@@ -171,9 +196,6 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
             .take()
     }
-    fn busy(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) > 0 || self.head_begun.load(Ordering::Relaxed)
-    }
 }
 
 /// Counts a request as in flight until its response's body is gone.
@@ -260,15 +282,37 @@ impl<A> Clone for Server<A> {
     }
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end. While a client is silent its connection is a task and no buffers: a thousand idle
+/// ones cost little.
 pub(crate) async fn serve<A: Answer>(stream: Stream, server: Server<A>) {
     let stream = Arc::new(stream);
     let mut shutdown = server.shutdown.clone();
-    // A client that only connects costs a task and no buffers.
-    tokio::select! {
-        ready = poll_fn(|cx| stream.poll_read_ready(cx)) => if ready.is_err() { return },
-        () = shut_down(&mut shutdown) => return,
+    loop {
+        tokio::select! {
+            () = stream.until_readable() => {}
+            () = shut_down(&mut shutdown) => return,
+        }
+        match Box::pin(http(Arc::clone(&stream), server.clone())).await {
+            Ended::Idle => {}
+            Ended::Lost => return,
+            Ended::Done => return stream.linger().await,
+        }
     }
+}
+
+/// How HTTP on a connection came to an end.
+enum Ended {
+    /// Nothing is under way; the client may send another request.
+    Idle,
+    /// The client is not there any more.
+    Lost,
+    /// It is over, and the client may still have to read.
+    Done,
+}
+
+/// Requests and answers, until none came for a tick.
+async fn http<A: Answer>(stream: Arc<Stream>, server: Server<A>) -> Ended {
+    let mut shutdown = server.shutdown.clone();
     let shared = Arc::new(Shared::default());
     let service = {
         let shared = Arc::clone(&shared);
@@ -283,9 +327,8 @@ pub(crate) async fn serve<A: Answer>(stream: Stream, server: Server<A>) {
         .title_case_headers(true)
         .serve_connection(TokioIo::new(io), service);
     let mut tick: Pin<Box<Sleep>> = Box::pin(sleep(TICK));
-    let mut ticking = false;
     let mut draining = false;
-    let mut head_ticks = 0;
+    let (mut head_ticks, mut idle_ticks) = (0, 0);
     loop {
         let next = {
             let shutting = shut_down(&mut shutdown);
@@ -300,14 +343,6 @@ pub(crate) async fn serve<A: Answer>(stream: Stream, server: Server<A>) {
                 if !draining && shutting.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Next::Shutdown);
                 }
-                if !shared.busy() {
-                    ticking = false;
-                    return Poll::Pending;
-                }
-                if !ticking {
-                    ticking = true;
-                    tick.as_mut().reset(Instant::now() + TICK);
-                }
                 tick.as_mut().poll(cx).map(|()| Next::Tick)
             })
             .await
@@ -317,28 +352,40 @@ pub(crate) async fn serve<A: Answer>(stream: Stream, server: Server<A>) {
                 if let Err(error) = done {
                     tracing::debug!(%error, "connection ended");
                 }
-                drop(conn);
-                stream.linger().await;
-                return;
+                return Ended::Done;
             }
             Next::Hijack(hijack) => {
                 let prefix = conn.into_parts().read_buf;
-                run_hijacked(stream, prefix, hijack).await;
-                return;
+                return run_hijacked(stream, prefix, hijack).await;
             }
             Next::Shutdown => {
                 draining = true;
                 Pin::new(&mut conn).graceful_shutdown();
             }
             Next::Tick => {
-                ticking = false;
-                if stream.hung_up() {
-                    return;
-                }
+                tick.as_mut().reset(Instant::now() + TICK);
+                let busy = shared.in_flight.load(Ordering::Relaxed) > 0;
                 let head = shared.head_begun.load(Ordering::Relaxed);
+                let dirty = shared.dirty.load(Ordering::Relaxed);
+                if stream.hung_up() {
+                    return Ended::Lost;
+                }
                 head_ticks = if head { head_ticks + 1 } else { 0 };
                 if head_ticks >= HEAD_TICKS {
-                    return;
+                    return Ended::Lost;
+                }
+                idle_ticks = if busy || head || dirty || draining {
+                    0
+                } else {
+                    idle_ticks + 1
+                };
+                // The second look is for a request that went between two ticks.
+                if idle_ticks >= 2 {
+                    return match conn.into_parts().read_buf.is_empty() {
+                        true => Ended::Idle,
+                        // Cannot be: bytes make a head begin.
+                        false => Ended::Lost,
+                    };
                 }
             }
         }
@@ -367,13 +414,12 @@ async fn call<A: Answer>(
 }
 
 /// Gives the socket to the handler, and takes it back when the client has died meanwhile.
-async fn run_hijacked(stream: Arc<Stream>, prefix: Bytes, hijack: Hijack) {
+async fn run_hijacked(stream: Arc<Stream>, prefix: Bytes, hijack: Hijack) -> Ended {
     let io = HijackedIo::new(Arc::clone(&stream), prefix);
     tokio::select! {
-        () = hijack.run(io) => {}
-        () = stream.until_hung_up() => return,
+        () = hijack.run(io) => Ended::Done,
+        () = stream.until_hung_up() => Ended::Lost,
     }
-    stream.linger().await;
 }
 
 #[cfg(test)]

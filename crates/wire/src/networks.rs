@@ -396,6 +396,36 @@ pub(crate) async fn remove(request: Request) -> Result<Response> {
     Ok(Response::no_content())
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Pruned {
+    /// null when there was nothing to do.
+    networks_deleted: Option<Vec<String>>,
+}
+
+/// `POST /networks/prune`: user-defined networks that no container uses.
+pub(crate) async fn prune(request: Request) -> Result<Response> {
+    let mut filters = filters::read(&request, &["label", "label!", "until"])?;
+    if filters.contains_key("until") {
+        return Err(Error::not_implemented(
+            "pruning networks by age is not implemented by longshore yet",
+        ));
+    }
+    for (name, value) in [("type", "custom"), ("dangling", "true")] {
+        filters.insert(name.to_owned(), vec![value.to_owned()]);
+    }
+    let mut deleted = Vec::new();
+    for network in request.engine.list_networks(&filters).await? {
+        // One that was taken into use meanwhile stays.
+        if request.engine.remove_network(&network.id).await.is_ok() {
+            deleted.push(network.name);
+        }
+    }
+    Ok(Response::ok(&Pruned {
+        networks_deleted: (!deleted.is_empty()).then_some(deleted),
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -97,7 +97,7 @@ static NETWORKS: &[Route] = &[
     on!(GET "/networks/", 24, networks::list),
     on!(GET "/networks/{name:.*}", 24, networks::inspect),
     on!(POST "/networks/create", 24, networks::create),
-    not_yet!(POST "/networks/prune", 25),
+    on!(POST "/networks/prune", 25, networks::prune),
     not_yet!(POST "/networks/{name:.*}/connect", 24),
     not_yet!(POST "/networks/{name:.*}/disconnect", 24),
     on!(DELETE "/networks/{name:.*}", 24, networks::remove),

@@ -529,3 +529,41 @@ async fn websockets() {
     assert!(got.contains("400 Bad Request") && got.contains("not a websocket handshake"));
     server.stop().await;
 }
+
+/// Memory that is this process's own, in bytes.
+fn own_memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<usize>()
+        .unwrap()
+        * 1024
+}
+
+#[tokio::test]
+async fn silent_connections_are_cheap() {
+    let server = Running::start();
+    let before = own_memory();
+    let mut idle = Vec::new();
+    for _ in 0..1000 {
+        idle.push(server.client().await);
+    }
+    sleep(Duration::from_millis(200)).await;
+    let each = own_memory().saturating_sub(before) / 1000;
+    // Other tests run meanwhile, hence the room.
+    assert!(each < 12_000, "{each} bytes a connection");
+    // They all still work, also after the buffers of the first request have been given back.
+    for _ in 0..2 {
+        for client in idle.iter_mut().take(20) {
+            client
+                .write_all(b"GET /ok HTTP/1.1\r\nHost: d\r\n\r\n")
+                .await
+                .unwrap();
+            until(client, "\"ok\"\n").await;
+        }
+        sleep(TICK * 3).await;
+    }
+    server.stop().await;
+}

@@ -1,8 +1,11 @@
 //! `GET /images/json`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use longshore_engine::api::{ImageIdentity, ImageSummary};
+use longshore_engine::{
+    Engine,
+    api::{ImageIdentity, ImageSummary},
+};
 use longshore_model::Result;
 use serde::Serialize;
 
@@ -174,6 +177,17 @@ const FILTERS: &[&str] = &[
     "until",
 ];
 
+/// Says how many containers were made from each image, in any state.
+pub(crate) fn count_containers(images: &mut [ImageSummary], engine: &Engine) {
+    let mut counts: HashMap<String, i64> = HashMap::new();
+    for container in engine.containers() {
+        *counts.entry(container.image.id.clone()).or_default() += 1;
+    }
+    for image in images {
+        image.containers = counts.get(&image.id).copied().unwrap_or(0);
+    }
+}
+
 /// `GET /images/json`
 pub(crate) async fn list(request: Request) -> Result<Response> {
     let mut filters = filters::read(&request, FILTERS)?;
@@ -184,7 +198,8 @@ pub(crate) async fn list(request: Request) -> Result<Response> {
     }
     let all = request.query.bool("all");
     let manifests = request.version.since(47) && request.query.bool("manifests");
-    let images = request.engine.list_images(all, &filters).await?;
+    let mut images = request.engine.list_images(all, &filters).await?;
+    count_containers(&mut images, &request.engine);
     let views: Vec<_> = images
         .into_iter()
         .map(|image| Summary::new(image, manifests).at(request.version))

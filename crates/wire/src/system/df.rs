@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     containers::list::summary,
-    images::summary::Summary as Image,
+    images::summary::{Summary as Image, count_containers},
     request::Request,
     response::Response,
     volumes::{Usage, Volume},
@@ -103,14 +103,12 @@ pub(crate) async fn disk_usage(request: Request) -> Result<Response> {
     let usage = request.engine.disk_usage().await?;
     let DiskUsage {
         layers_size,
-        images: image_list,
+        images: mut image_list,
         container_sizes,
         volumes: volume_list,
     } = usage;
-    let mut image_sum = Sum {
-        total_size: 0,
-        ..Sum::default()
-    };
+    count_containers(&mut image_list, &request.engine);
+    let mut image_sum = Sum::default();
     let image_list: Vec<_> = image_list
         .into_iter()
         .map(|image| {

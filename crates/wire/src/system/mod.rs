@@ -17,12 +17,16 @@ pub(crate) use {auth::auth, df::disk_usage, info::info, version::version};
 pub(crate) async fn ping(request: Request) -> Result<Response> {
     let head = request.method == hyper::Method::HEAD;
     let body = if head { "" } else { "OK" };
-    Ok(
-        Response::bytes(StatusCode::OK, "text/plain; charset=utf-8", body)
-            .with_header("cache-control", "no-cache, no-store, must-revalidate")
-            .with_header("pragma", "no-cache")
-            .with_header("swarm", "inactive"),
-    )
+    let response = Response::bytes(StatusCode::OK, "text/plain; charset=utf-8", body)
+        .with_header("cache-control", "no-cache, no-store, must-revalidate")
+        .with_header("pragma", "no-cache")
+        .with_header("swarm", "inactive");
+    // hyper does not say the length of what HEAD leaves out; dockerd does.
+    Ok(if head {
+        response.with_header("content-length", "0")
+    } else {
+        response
+    })
 }
 
 /// `GET /plugins`: there are none.
