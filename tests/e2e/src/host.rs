@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::{
     Args, cases,
     context::World,
-    images,
+    images, outside,
     runner::{self, Case, Company},
 };
 
@@ -30,6 +30,9 @@ pub fn run(args: &Args) -> Outcome<bool> {
     if args.list {
         selected.iter().for_each(|c| println!("{}", c.full_name()));
         return Ok(true);
+    }
+    if selected.iter().any(|c| c.group == "docker_py") {
+        prepare_python()?;
     }
     let own = match (&args.binary, &args.dockerd) {
         (Some(path), _) => Some((Kind::Longshore, path.canonicalize()?)),
@@ -49,7 +52,9 @@ pub fn run(args: &Args) -> Outcome<bool> {
                 .into_iter()
                 .filter(|c| c.company != Company::Daemon)
                 .collect();
-            Ok(runner::run(&cases, &world, args.jobs))
+            let passed = runner::run(&cases, &world, args.jobs);
+            outside::close();
+            Ok(passed)
         }
     }
 }
@@ -77,6 +82,30 @@ fn select(args: &Args) -> Vec<Case> {
             && !skip.iter().any(|w| name.contains(w))
     });
     all
+}
+
+/// The python that has docker-py: of a virtual environment under `target/`.
+pub fn python() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-venv/bin/python")
+}
+
+/// Makes that virtual environment, once. Needs a way to PyPI, so it happens before the namespaces are entered.
+fn prepare_python() -> Outcome {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-venv");
+    if venv.join("ready").exists() {
+        return Ok(());
+    }
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv"]).arg(&venv);
+    let mut install = Command::new(venv.join("bin/pip"));
+    install.args(["install", "--quiet", "docker"]);
+    for mut command in [make, install] {
+        let output = command.output()?;
+        if !output.status.success() {
+            fail!("docker-py: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    Ok(fs::write(venv.join("ready"), "")?)
 }
 
 /// Runs this program again in network and mount namespaces of its own.
@@ -144,6 +173,7 @@ fn with_engine(args: &Args, selected: &[Case], kind: Kind, binary: PathBuf) -> O
         .copied()
         .collect();
     let mut passed = runner::run(&cases, &world, args.jobs);
+    outside::close();
     let ids: BTreeSet<String> = ids.lock().map(|ids| ids.clone()).unwrap_or_default();
     let mut left = in_engine(&engine)?;
     engine.stop()?;
@@ -181,7 +211,9 @@ fn follow_ids(socket: &Path) -> Outcome<Arc<Mutex<BTreeSet<String>>>> {
         while let Ok(Some(line)) = connection.body_line() {
             let event: Value = serde_json::from_str(&line).unwrap_or_default();
             if let (Some(id), Ok(mut sink)) = (event["Actor"]["ID"].as_str(), sink.lock()) {
-                sink.insert(id.to_owned());
+                if id.len() == 64 {
+                    sink.insert(id.to_owned());
+                }
             }
         }
     });

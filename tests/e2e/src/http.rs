@@ -171,7 +171,7 @@ impl Connection {
         Ok((status, headers))
     }
 
-    /// A request and its whole answer.
+    /// A request and its whole answer. A server may answer, and close, before it has read all of a body.
     pub fn call(
         &mut self,
         method: &str,
@@ -179,8 +179,8 @@ impl Connection {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> io::Result<Response> {
-        self.request(method, path, headers, body)?;
-        self.answer(method)
+        let sent = self.request(method, path, headers, body);
+        self.answer(method).map_err(|e| sent.err().unwrap_or(e))
     }
 
     /// The whole answer to a request that was sent.

@@ -6,6 +6,7 @@ mod cases;
 mod context;
 mod host;
 mod images;
+mod outside;
 mod probe;
 mod runner;
 mod websocket;
@@ -53,6 +54,14 @@ pub struct Args {
 enum Probe {
     /// GET over a unix socket; prints the body line by line as it comes.
     Get { socket: PathBuf, path: String },
+    /// Answers on a TCP and UDP port with the address of who asks, until it is killed.
+    Serve { port: u16 },
+    /// Asks such a server: `tcp` or `udp`, an address, a port.
+    Ask {
+        protocol: String,
+        address: String,
+        port: u16,
+    },
     /// Prints the user ids that this process has.
     Ids,
 }
@@ -61,6 +70,12 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.probe {
         Some(Probe::Get { socket, path }) => probe::get(socket, path),
+        Some(Probe::Serve { port }) => probe::serve(*port),
+        Some(Probe::Ask {
+            protocol,
+            address,
+            port,
+        }) => probe::ask(protocol, address, *port),
         Some(Probe::Ids) => probe::ids(),
         None => host::run(&args),
     };

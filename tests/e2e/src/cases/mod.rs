@@ -1,6 +1,7 @@
 //! The cases, one file a noun.
 
 mod attach;
+mod badinput;
 mod events;
 mod exec;
 mod images;
@@ -9,8 +10,10 @@ mod list;
 mod logs;
 mod mounts;
 mod names;
+mod network;
 mod resources;
 mod security;
+mod system;
 mod wait;
 mod walkthrough;
 
@@ -45,6 +48,9 @@ pub fn all() -> Vec<Case> {
         images::list(),
         security::list(),
         resources::list(),
+        network::list(),
+        badinput::list(),
+        system::list(),
     ]
     .concat()
 }
