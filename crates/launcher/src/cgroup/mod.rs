@@ -341,3 +341,144 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
         pause *= 2;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Directories with files as the kernel would show them.
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str, files: &[&str]) -> Self {
+            let path = std::env::temp_dir()
+                .join(format!("longshore-cgroup-{name}-{}", std::process::id()));
+            for file in files {
+                let file = path.join(file);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, "").unwrap();
+            }
+            Self(path)
+        }
+
+        fn text(&self, file: &str) -> String {
+            fs::read_to_string(self.0.join(file)).unwrap()
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn resources() -> Resources {
+        Resources {
+            cpu_shares: 512,
+            cpu_quota: 50_000,
+            cpuset_cpus: "0-1".to_owned(),
+            memory: 64 << 20,
+            memory_swap: 96 << 20,
+            memory_reservation: 32 << 20,
+            pids_limit: -1,
+            blkio_weight: 500,
+            blkio_read_bps: vec![(8, 0, 1000)],
+            ..Resources::default()
+        }
+    }
+
+    #[test]
+    fn values_on_v2() {
+        let names = [
+            "g/cpu.weight",
+            "g/cpu.max",
+            "g/cpuset.cpus",
+            "g/memory.max",
+            "g/memory.swap.max",
+            "g/memory.low",
+            "g/pids.max",
+            "g/io.weight",
+            "g/io.max",
+        ];
+        let tree = Tree::new("v2", &names);
+        let layout = Layout {
+            v1: Vec::new(),
+            unified: Some(tree.0.clone()),
+        };
+        Cgroup::at(layout, "/g").update(&resources()).unwrap();
+        let expected = [
+            "59",
+            "50000 100000",
+            "0-1",
+            "67108864",
+            "33554432",
+            "33554432",
+            "max",
+            "4950",
+            "8:0 rbps=1000",
+        ];
+        assert_eq!(names.map(|name| tree.text(name)), expected);
+    }
+
+    #[test]
+    fn values_on_v1() {
+        let names = [
+            "cpu/g/cpu.shares",
+            "cpu/g/cpu.cfs_quota_us",
+            "cpuset/g/cpuset.cpus",
+            "memory/g/memory.limit_in_bytes",
+            "memory/g/memory.memsw.limit_in_bytes",
+            "memory/g/memory.soft_limit_in_bytes",
+            "pids/g/pids.max",
+            "blkio/g/blkio.bfq.weight",
+            "blkio/g/blkio.throttle.read_bps_device",
+        ];
+        let tree = Tree::new("v1", &names);
+        let v1 = ["cpu", "cpuset", "memory", "pids", "blkio"].map(|name| Hierarchy {
+            mount: tree.0.join(name),
+            name: name.to_owned(),
+            controllers: vec![name.to_owned()],
+        });
+        let layout = Layout {
+            v1: v1.to_vec(),
+            unified: None,
+        };
+        let cgroup = Cgroup::at(layout, "g");
+        cgroup.update(&resources()).unwrap();
+        let expected = [
+            "512",
+            "50000",
+            "0-1",
+            "67108864",
+            "100663296",
+            "33554432",
+            "max",
+            "500",
+            "8:0 1000",
+        ];
+        assert_eq!(names.map(|name| tree.text(name)), expected);
+        // A knob that the kernel lacks is passed over, but not a limit that must hold.
+        fs::remove_file(tree.0.join("memory/g/memory.memsw.limit_in_bytes")).unwrap();
+        cgroup.update(&resources()).unwrap();
+        fs::remove_file(tree.0.join("memory/g/memory.limit_in_bytes")).unwrap();
+        assert!(cgroup.update(&resources()).is_err());
+    }
+
+    #[test]
+    fn counters() {
+        let tree = Tree::new(
+            "counters",
+            &["g/cgroup.procs", "g/below/cgroup.procs", "g/memory.events"],
+        );
+        fs::write(tree.0.join("g/cgroup.procs"), "7\n8\n").unwrap();
+        fs::write(tree.0.join("g/below/cgroup.procs"), "9\n").unwrap();
+        fs::write(tree.0.join("g/memory.events"), "low 0\noom 3\noom_kill 2\n").unwrap();
+        let layout = Layout {
+            v1: Vec::new(),
+            unified: Some(tree.0.clone()),
+        };
+        let cgroup = Cgroup::at(layout, "g");
+        assert_eq!(cgroup.pids().unwrap(), [7, 8, 9]);
+        assert_eq!(cgroup.oom_kills().unwrap(), 2);
+    }
+}
