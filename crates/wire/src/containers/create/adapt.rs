@@ -63,6 +63,15 @@ pub fn fill_in(host: &mut HostConfig, context: &Context<'_>) {
             options.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }
+    let unmasked = host
+        .security_opt
+        .iter()
+        .flatten()
+        .any(|option| option == "systempaths=unconfined");
+    if unmasked {
+        host.masked_paths.get_or_insert_default();
+        host.readonly_paths.get_or_insert_default();
+    }
     if !host.privileged {
         let list = |paths: &[&str]| {
             paths

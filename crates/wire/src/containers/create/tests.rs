@@ -415,6 +415,10 @@ fn a_minimal_body() {
     assert_eq!(accepted.spec.process.cmd, None);
     assert_eq!(accepted.spec.cgroupns_private, Some(false));
     assert!(accepted.warnings.is_empty());
+    let open = json!({"Image": "x", "HostConfig": {"SecurityOpt": ["systempaths=unconfined"]}});
+    let accepted = run(ApiVersion::MAX, &open).unwrap();
+    assert_eq!(accepted.spec.security.masked_paths, Some(Vec::new()));
+    assert_eq!(accepted.echo.host_config.masked_paths, Some(Vec::new()));
     for (body, want) in [
         (r#"{}"#, false),
         (r#"{"HostConfig":{}}"#, false),
