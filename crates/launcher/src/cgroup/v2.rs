@@ -187,4 +187,30 @@ mod tests {
         assert_eq!(weight_of_blkio(10), 1);
         assert_eq!(weight_of_blkio(1000), 10_000);
     }
+
+    /// The kernel takes the program and asks it. Needs root and a v2 tree, with or without controllers.
+    #[test]
+    fn device_rules_are_enforced() {
+        let root = super::super::Layout::host()
+            .unified
+            .clone()
+            .expect("a cgroup2 mount");
+        let name = format!("longshore-devices-{}", std::process::id());
+        make(&root, &name, false).unwrap();
+        let leaf = root.join(&name);
+        devices(&leaf, &["c 1:5 r".to_owned(), "c 1:3 rwm".to_owned()]).unwrap();
+        let script = format!(
+            "echo $$ > {}/cgroup.procs; head -c 1 /dev/zero | wc -c; head -c 1 /dev/urandom || echo denied; (echo > /dev/zero) || echo denied",
+            leaf.display()
+        );
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        super::super::remove_tree(&leaf).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "1\ndenied\ndenied\n"
+        );
+    }
 }
