@@ -73,6 +73,9 @@ async fn handle(request: hyper::Request<Incoming>, daemon: Arc<Daemon>) -> Respo
     let Ok(path) = decode(parts.uri.path(), false) else {
         return error::message(StatusCode::BAD_REQUEST, "invalid URL escape in the path");
     };
+    if let Some(clean) = route::cleaned(&path) {
+        return route::moved(&clean, parts.uri.query());
+    }
     let (route, args, version, path) = match route::find(parts.method.as_str(), &path) {
         Found::Route {
             route,

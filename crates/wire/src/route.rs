@@ -2,7 +2,10 @@
 
 use std::{future::Future, pin::Pin};
 
-use hyper::{StatusCode, header::CONTENT_TYPE};
+use hyper::{
+    StatusCode,
+    header::{CONTENT_TYPE, LOCATION},
+};
 use longshore_model::Result;
 
 use crate::{error, request::Request, response::Response, table, version::ApiVersion};
@@ -52,11 +55,10 @@ pub(crate) use {not_yet, on};
 
 /// The answer of [`not_yet!`] endpoints.
 pub(crate) async fn not_implemented(request: Request) -> Result<Response> {
-    let Route {
-        method, pattern, ..
-    } = request.route;
+    let method = request.route.method;
+    let path = request.route.pattern.replace(":.*}", "}");
     Err(longshore_model::Error::not_implemented(format!(
-        "{method} {pattern} is not implemented by longshore yet"
+        "{method} {path} is not implemented by longshore yet"
     )))
 }
 
@@ -161,6 +163,42 @@ fn bad_version(text: &str, version: ApiVersion) -> Response {
         .with_header("x-content-type-options", "nosniff")
 }
 
+/// The path without empty, `.` and `..` segments, when it has any. A slash at its end stays.
+pub(crate) fn cleaned(path: &str) -> Option<String> {
+    let mut segments = path.strip_prefix('/')?.split('/').peekable();
+    let mut out: Vec<&str> = Vec::new();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "" if segments.peek().is_none() => out.push(""),
+            "" | "." => {}
+            ".." => {
+                out.pop();
+            }
+            other => out.push(other),
+        }
+    }
+    let clean = format!("/{}", out.join("/"));
+    (clean != path).then_some(clean)
+}
+
+/// dockerd sends clients with an untidy path to the tidy one (an empty name, a base URL that ends in a slash).
+pub(crate) fn moved(clean: &str, query: Option<&str>) -> Response {
+    let mut to = String::new();
+    for byte in clean.bytes() {
+        match byte {
+            b'/' | b':' | b'@' | b'-' | b'.' | b'_' | b'~' => to.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => to.push(char::from(byte)),
+            byte => to.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if let Some(query) = query {
+        to = format!("{to}?{query}");
+    }
+    let mut response = Response::empty(StatusCode::MOVED_PERMANENTLY).with(LOCATION, &to);
+    response.bare = true;
+    response
+}
+
 /// 404 for a path that does not exist; it has none of the API's headers.
 pub(crate) fn page_not_found() -> Response {
     let mut response = error::message(StatusCode::NOT_FOUND, "page not found");
@@ -192,7 +230,7 @@ mod tests {
             (
                 "GET",
                 "/v1.41/containers/abc/json",
-                Some(("/containers/{name}/json", vec!["abc"])),
+                Some(("/containers/{name:.*}/json", vec!["abc"])),
             ),
             (
                 "GET",
@@ -209,7 +247,11 @@ mod tests {
             ("GET", "/nosuch", None),
             ("GET", "/", None),
             ("GET", "", None),
-            ("GET", "/containers//json", None),
+            (
+                "DELETE",
+                "/containers/parent/alias",
+                Some(("/containers/{name:.*}", vec!["parent/alias"])),
+            ),
             ("GET", "/vx/_ping", None),
             ("GET", "/v1.41", None),
         ] {
@@ -218,6 +260,25 @@ mod tests {
             });
             assert_eq!(pattern(method, path), want, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn untidy_paths() {
+        for (path, want) in [
+            ("/info", None),
+            ("/networks/", None),
+            ("/", None),
+            ("//containers/json", Some("/containers/json")),
+            ("/containers//start", Some("/containers/start")),
+            ("/containers/../info", Some("/info")),
+            ("/../..", Some("/")),
+            ("/a/./b/", Some("/a/b/")),
+            ("*", None),
+        ] {
+            assert_eq!(cleaned(path).as_deref(), want, "{path}");
+        }
+        let response = moved("/images/a b/json", Some("x=1"));
+        assert_eq!(response.headers()["location"], "/images/a%20b/json?x=1");
     }
 
     #[test]
