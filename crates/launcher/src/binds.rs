@@ -1,15 +1,21 @@
 //! The user's mounts: binds, volumes, tmpfs.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
-use longshore_sys::mount::{Attributes, set_attributes};
+use longshore_sys::{
+    mount::{Attributes, set_attributes},
+    namespace,
+};
 use rustix::mount::MountAttrFlags;
 
 use crate::{
     copy,
     failure::{Context, errno_text},
     mounts::{self, NODEV, NOEXEC, NOSUID, RDONLY, Target},
-    plan::{LaunchFailure, LaunchPlan, MountKind, MountPlan},
+    plan::{LaunchFailure, LaunchPlan, MountKind, MountPlan, NamespaceMode},
 };
 
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
@@ -59,13 +65,27 @@ pub(crate) fn open_sources(plan: &LaunchPlan) -> Result<Sources, LaunchFailure> 
     }
     let shm = match &plan.namespaces.shm_from {
         Some(path) => {
-            let tree = mounts::clone_path(path, false).context("open the shared /dev/shm")?;
+            let tree = shared_shm(plan, path).context("open the shared /dev/shm")?;
             set_propagation(tree.as_fd(), "").context("open the shared /dev/shm")?;
             Some(tree)
         }
         None => None,
     };
     Ok(Sources { binds, shm })
+}
+
+/// The host's /dev/shm, or that of the container whose ipc namespace is joined. A mount can be cloned only from within its
+/// own mount namespace: for the other container's, this process goes there and comes back.
+fn shared_shm(plan: &LaunchPlan, path: &Path) -> std::io::Result<OwnedFd> {
+    let NamespaceMode::JoinPid { pid, .. } = plan.namespaces.ipc else {
+        return mounts::clone_path(path, false);
+    };
+    let here = std::fs::File::open("/proc/self/ns/mnt")?;
+    let there = std::fs::File::open(format!("/proc/{pid}/ns/mnt"))?;
+    namespace::enter(there.as_fd(), libc::CLONE_NEWNS)?;
+    let tree = mounts::clone_path(Path::new("/dev/shm"), false);
+    namespace::enter(here.as_fd(), libc::CLONE_NEWNS)?;
+    tree
 }
 
 fn set_propagation(tree: BorrowedFd<'_>, propagation: &str) -> std::io::Result<()> {

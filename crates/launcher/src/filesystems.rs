@@ -68,7 +68,7 @@ pub(crate) fn mount_second(
     if !user_mounts_at(plan, "/dev/mqueue") {
         below(dev, "mqueue", "mqueue", "mqueue", &[], no)?;
     }
-    if user_mounts_at(plan, "/dev/shm") {
+    if plan.no_shm || user_mounts_at(plan, "/dev/shm") {
         return Ok(());
     }
     match shm {

@@ -27,6 +27,9 @@ pub struct LaunchPlan {
     pub devices: DevicePlan,
     /// Bytes for /dev/shm when the ipc namespace is new (`private`, `shareable`).
     pub shm_size: u64,
+    /// `ipc=none`: no /dev/shm at all.
+    #[serde(default)]
+    pub no_shm: bool,
     pub cgroup: CgroupPlan,
     pub process: ProcessPlan,
     /// Our init is pid 1 and runs the process as its child; it shows itself as `/sbin/docker-init`.
@@ -94,8 +97,8 @@ pub struct NamespacePlan {
     pub uts: NamespaceMode,
     /// `New` is Docker's `private`.
     pub cgroup: NamespaceMode,
-    /// The host's /dev/shm directory to bind when ipc is joined or shared with the host; None makes a new tmpfs.
-    /// For `shareable` containers the joiner binds /proc/<pid>/root/dev/shm of the target instead.
+    /// The host's /dev/shm directory to bind when ipc is shared with the host; None makes a new tmpfs. When ipc is joined,
+    /// the other container's /dev/shm is taken, whatever the path says.
     pub shm_from: Option<PathBuf>,
 }
 

@@ -95,6 +95,7 @@ pub(crate) fn build(definition: &Definition, around: &Surroundings<'_>) -> Resul
             .iter()
             .map(|(name, value)| (name.clone(), value.clone())),
     );
+    check_sysctls(spec, host_network)?;
     let own_uts = !spec.uts_host;
     Ok(LaunchPlan {
         id: definition.id.to_string(),
@@ -138,18 +139,41 @@ pub(crate) fn build(definition: &Definition, around: &Surroundings<'_>) -> Resul
             all: security.privileged,
             nodes: devices(spec)?.into_iter().map(|(node, _)| node).collect(),
         },
-        shm_size: if spec.ipc_mode == IpcMode::None {
-            0
-        } else if spec.shm_size == 0 {
+        shm_size: if spec.shm_size == 0 {
             around.config.default_shm_size
         } else {
             spec.shm_size
         },
+        no_shm: spec.ipc_mode == IpcMode::None,
         cgroup: cgroup(definition, around)?,
         process: process(definition, around)?,
         init: spec.init.unwrap_or(around.config.default_init),
         privileged: security.privileged,
     })
+}
+
+/// Only settings of a namespace that is the container's own may be written: any other is the whole host's.
+fn check_sysctls(spec: &ContainerSpec, host_network: bool) -> Result<()> {
+    const OF_IPC: &[&str] = &[
+        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
+        "kernel.shmmni", "kernel.shm_rmid_forced",
+    ];
+    for name in spec.sysctls.keys() {
+        let own = if OF_IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
+            spec.ipc_mode != IpcMode::Host
+        } else if name.starts_with("net.") {
+            !host_network
+        } else {
+            name == "kernel.domainname" && !spec.uts_host
+        };
+        if !own {
+            return Err(Error::invalid(format!(
+                "failed to create task for container: failed to create shim task: OCI runtime create failed: runc \
+                 create failed: sysctl \"{name}\" is not in a separate kernel namespace"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn interface(endpoint: &Endpoint) -> InterfacePlan {

@@ -224,6 +224,16 @@ impl Actor {
         let network = |name: &str| {
             target(name).map_err(|e| e.context("cannot join network namespace of container"))
         };
+        let ipc = |name: &str| {
+            let donor = self.engine.containers.find(name)?.snapshot();
+            if donor.spec.ipc_mode == IpcMode::Private || donor.spec.ipc_mode == IpcMode::None {
+                return Err(Error::conflict(format!(
+                    "can't join IPC of container {name}: non-shareable IPC (hint: use IpcMode:shareable for the donor \
+                     container)"
+                )));
+            }
+            target(name)
+        };
         Ok(Joins {
             net: if let NetworkMode::Container(name) = &spec.network.mode {
                 Some(target(name)?)

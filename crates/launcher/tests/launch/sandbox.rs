@@ -315,6 +315,7 @@ fn plan(id: &str, directory: &Path) -> LaunchPlan {
         ]),
         devices: DevicePlan::default(),
         shm_size: 64 << 20,
+        no_shm: false,
         cgroup: CgroupPlan {
             path: format!("longshore-test-{}/{id}", std::process::id()),
             resources: Resources::default(),

@@ -509,6 +509,7 @@ fn plan(id: &str, directory: &Path, script: &str) -> LaunchPlan {
         readonly_paths: Vec::new(),
         devices: DevicePlan::default(),
         shm_size: 64 << 20,
+        no_shm: false,
         cgroup: CgroupPlan {
             path: format!("{}/{id}", parent_cgroup()),
             resources: Resources::default(),
