@@ -156,7 +156,7 @@ static PLUGINS: &[Route] = &[
     not_yet!(GET "/plugins/privileges", 25),
     not_yet!(POST "/plugins/pull", 25),
     not_yet!(POST "/plugins/create", 25),
-    not_yet!(GET "/plugins/{name:.*}/json", 25),
+    on!(GET "/plugins/{name:.*}/json", 25, system::plugin),
     not_yet!(POST "/plugins/{name:.*}/enable", 25),
     not_yet!(POST "/plugins/{name:.*}/disable", 25),
     not_yet!(POST "/plugins/{name:.*}/push", 25),
