@@ -476,13 +476,20 @@ impl Actor {
         if !self.run.state.phase.is_running() {
             return answer(reply, Err(self.not_running()));
         }
-        let fds = Vec::new();
         self.ask(
             RequestBody::Resize { rows, columns },
-            fds,
+            Vec::new(),
             Pending::Done(reply),
         )
         .await;
+        let size = [
+            ("height".to_owned(), rows.to_string()),
+            ("width".to_owned(), columns.to_string()),
+        ];
+        let event = self.event("resize", BTreeMap::from(size));
+        if let Err(error) = self.commit(vec![event], Durability::Survives).await {
+            tracing::warn!(container = %self.definition.id, "resize not recorded: {error}");
+        }
     }
 
     /// An event of this container: labels, image and name are in it, as in dockerd.
@@ -637,6 +644,9 @@ fn networks_of(
         gw_priority: wanted.gw_priority,
         ..EndpointState::default()
     };
+    if run.renamed {
+        state.dns_names = vec![definition.name.clone(), definition.id.short().to_owned()];
+    }
     if run.networked {
         state.network_id = engine.network_id(&name).unwrap_or_default();
     }

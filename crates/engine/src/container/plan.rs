@@ -155,8 +155,14 @@ pub(crate) fn build(definition: &Definition, around: &Surroundings<'_>) -> Resul
 /// Only settings of a namespace that is the container's own may be written: any other is the whole host's.
 fn check_sysctls(spec: &ContainerSpec, host_network: bool) -> Result<()> {
     const OF_IPC: &[&str] = &[
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-        "kernel.shmmni", "kernel.shm_rmid_forced",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
     ];
     for name in spec.sysctls.keys() {
         let own = if OF_IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {

@@ -68,6 +68,9 @@ pub(crate) struct RunRecord {
     /// It ran once: the networks show their id (dockerd fills it at the first start).
     #[serde(default)]
     pub networked: bool,
+    /// It was renamed while on a network: only then dockerd shows DNS names on the default bridge.
+    #[serde(default)]
+    pub renamed: bool,
 }
 
 impl RunRecord {
@@ -89,6 +92,7 @@ impl RunRecord {
             ports: Vec::new(),
             sandbox_id: String::new(),
             networked: false,
+            renamed: false,
         }
     }
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use longshore_model::{Error, Result};
 use longshore_store::{Batch, Durability, Table};
 
-use super::actor::{Actor, Command};
+use super::{
+    actor::{Actor, Command},
+    record::RUN_SUFFIX,
+};
 use crate::{Engine, names};
 
 impl Engine {
@@ -46,9 +49,19 @@ impl Actor {
             .map_err(|e| e.context("Error when allocating new name"))?;
         let old = std::mem::replace(&mut self.definition.name, name.clone());
         let mut batch = Batch::new();
-        let bytes =
-            serde_json::to_vec(&self.definition).map_err(|e| Error::system(e.to_string()))?;
-        batch.put(Table::Container, id.to_string(), bytes);
+        let encode =
+            |value: serde_json::Result<Vec<u8>>| value.map_err(|e| Error::system(e.to_string()));
+        self.run.renamed |= self.run.networked;
+        batch.put(
+            Table::Container,
+            id.to_string(),
+            encode(serde_json::to_vec(&self.definition))?,
+        );
+        batch.put(
+            Table::Container,
+            format!("{id}{RUN_SUFFIX}"),
+            encode(serde_json::to_vec(&self.run))?,
+        );
         batch.event(self.event(
             "rename",
             BTreeMap::from([("oldName".to_owned(), format!("/{old}"))]),

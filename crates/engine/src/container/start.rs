@@ -236,7 +236,7 @@ impl Actor {
         };
         Ok(Joins {
             net: if let NetworkMode::Container(name) = &spec.network.mode {
-                Some(target(name)?)
+                Some(network(name)?)
             } else {
                 None
             },
@@ -246,7 +246,7 @@ impl Actor {
                 None
             },
             ipc: if let IpcMode::Container(name) = &spec.ipc_mode {
-                Some(target(name)?)
+                Some(ipc(name)?)
             } else {
                 None
             },

@@ -33,7 +33,9 @@ pub(crate) async fn ping(request: Request) -> Result<Response> {
 /// There are no plugins: `docker inspect` asks here last, and goes on past a 404.
 pub(crate) async fn plugin(request: Request) -> Result<Response> {
     let name = request.name();
-    Err(longshore_model::Error::not_found(format!("plugin \"{name}\" not found")))
+    Err(longshore_model::Error::not_found(format!(
+        "plugin \"{name}\" not found"
+    )))
 }
 
 pub(crate) async fn plugins(_: Request) -> Result<Response> {
