@@ -95,7 +95,7 @@ struct Unpacked {
 
 impl Summary {
     /// The newest form of it: what later clients do not know is taken away by [`Self::at`].
-    pub(crate) fn new(image: ImageSummary, manifests: bool) -> Self {
+    pub(crate) fn new(image: ImageSummary, users: Vec<String>, manifests: bool) -> Self {
         let ImageSummary {
             id,
             created,
@@ -103,11 +103,12 @@ impl Summary {
             repo_digests,
             labels,
             size,
-            containers,
+            containers: _,
             identity,
             content_size,
             unpacked_size,
         } = image;
+        let containers = i64::try_from(users.len()).unwrap_or(i64::MAX);
         let descriptor = Descriptor::of(&identity);
         let manifest = Manifest {
             id: identity.manifest_digest,
@@ -127,7 +128,7 @@ impl Summary {
                 size: Unpacked {
                     unpacked: unpacked_size,
                 },
-                containers: None,
+                containers: (!users.is_empty()).then_some(users),
             },
         };
         Self {
@@ -177,15 +178,14 @@ const FILTERS: &[&str] = &[
     "until",
 ];
 
-/// Says how many containers were made from each image, in any state.
-pub(crate) fn count_containers(images: &mut [ImageSummary], engine: &Engine) {
-    let mut counts: HashMap<String, i64> = HashMap::new();
+/// Container ids by the id of the image they were made from, in any state.
+pub(crate) fn users(engine: &Engine) -> HashMap<String, Vec<String>> {
+    let mut users: HashMap<String, Vec<String>> = HashMap::new();
     for container in engine.containers() {
-        *counts.entry(container.image.id.clone()).or_default() += 1;
+        let ids = users.entry(container.image.id.clone()).or_default();
+        ids.push(container.id.to_string());
     }
-    for image in images {
-        image.containers = counts.get(&image.id).copied().unwrap_or(0);
-    }
+    users
 }
 
 /// `GET /images/json`
@@ -198,11 +198,14 @@ pub(crate) async fn list(request: Request) -> Result<Response> {
     }
     let all = request.query.bool("all");
     let manifests = request.version.since(47) && request.query.bool("manifests");
-    let mut images = request.engine.list_images(all, &filters).await?;
-    count_containers(&mut images, &request.engine);
+    let images = request.engine.list_images(all, &filters).await?;
+    let mut users = users(&request.engine);
     let views: Vec<_> = images
         .into_iter()
-        .map(|image| Summary::new(image, manifests).at(request.version))
+        .map(|image| {
+            let users = users.remove(&image.id).unwrap_or_default();
+            Summary::new(image, users, manifests).at(request.version)
+        })
         .collect();
     Ok(Response::ok(&views))
 }
@@ -221,7 +224,6 @@ mod tests {
             repo_tags: vec!["busybox:latest".to_owned()],
             repo_digests: vec!["busybox@sha256:30".to_owned()],
             size: 3_133_086,
-            containers: 2,
             identity: ImageIdentity {
                 manifest_media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
                 manifest_digest: "sha256:30".to_owned(),
@@ -237,7 +239,8 @@ mod tests {
     }
 
     fn text(image: ImageSummary, minor: u32, manifests: bool) -> String {
-        let view = Summary::new(image, manifests).at(ApiVersion::v1(minor));
+        let users = vec!["c1".to_owned(), "c2".to_owned()];
+        let view = Summary::new(image, users, manifests).at(ApiVersion::v1(minor));
         String::from_utf8(json::to_vec(&view)).unwrap()
     }
 
@@ -248,7 +251,7 @@ mod tests {
             r#"{"Containers":2,"Created":1795466349,"Id":"sha256:30","Labels":{},"ParentId":"","Descriptor":{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:30","size":405},"RepoDigests":["busybox@sha256:30"],"RepoTags":["busybox:latest"],"SharedSize":-1,"Size":3133086}"#
         );
         assert!(text(sample(), 50, true).contains(
-            r#""Available":true,"Size":{"Content":1085086,"Total":3133086},"Kind":"image","ImageData":{"Platform":{"architecture":"amd64","os":"linux"},"Size":{"Unpacked":2048000},"Containers":null}}]"#
+            r#""Available":true,"Size":{"Content":1085086,"Total":3133086},"Kind":"image","ImageData":{"Platform":{"architecture":"amd64","os":"linux"},"Size":{"Unpacked":2048000},"Containers":["c1","c2"]}}]"#
         ));
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     containers::list::summary,
-    images::summary::{Summary as Image, count_containers},
+    images::summary::{Summary as Image, users},
     request::Request,
     response::Response,
     volumes::{Usage, Volume},
@@ -103,17 +103,18 @@ pub(crate) async fn disk_usage(request: Request) -> Result<Response> {
     let usage = request.engine.disk_usage().await?;
     let DiskUsage {
         layers_size,
-        images: mut image_list,
+        images: image_list,
         container_sizes,
         volumes: volume_list,
     } = usage;
-    count_containers(&mut image_list, &request.engine);
+    let mut users = users(&request.engine);
     let mut image_sum = Sum::default();
     let image_list: Vec<_> = image_list
         .into_iter()
         .map(|image| {
-            image_sum.add(image.size, image.containers > 0);
-            let mut view = Image::new(image, false);
+            let users = users.remove(&image.id).unwrap_or_default();
+            image_sum.add(image.size, !users.is_empty());
+            let mut view = Image::new(image, users, false);
             view.shared_size = 0;
             view
         })
