@@ -110,12 +110,8 @@ impl Settings {
                 }
                 // On by default in dockerd: to switch them off is what cannot be done.
                 Support::Missing if option.name() == "iptables" => {
-                    if idle {
-                        self.warnings.push(
-                            "iptables=false is not supported yet: rules are kept in an nftables table of our own"
-                                .into(),
-                        );
-                    }
+                    let warning = "iptables=false is not supported yet: rules are kept in an nftables table of our own";
+                    self.warnings.extend(idle.then(|| warning.to_owned()));
                 }
                 Support::Missing if !idle => self.warnings.push(format!(
                     "{} is not supported yet and has no effect",
