@@ -2,8 +2,9 @@
 //! process, so it handles its signals itself: the kernel drops those for which pid 1 has no handler.
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::net::UnixStream,
     process::ExitCode,
     thread,
     time::Duration,
@@ -26,7 +27,7 @@ Try next:
 Every client of the Docker Engine API works as well: docker run longshore/hello
 ";
 
-/// Runs `/hello [greet | serve [PORT] | sleep [SECONDS]]`.
+/// Runs `/hello [greet | serve [PORT] | sleep [SECONDS] | events [COUNT]]`.
 pub fn main(arguments: &[String]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -44,12 +45,17 @@ pub fn main(arguments: &[String]) -> ExitCode {
             Ok(seconds) => sleep(Some(Duration::from_secs(seconds))),
             Err(_) => usage(),
         },
+        ["events"] => events(usize::MAX),
+        ["events", count] => match count.parse() {
+            Ok(count) => events(count),
+            Err(_) => usage(),
+        },
         _ => usage(),
     }
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: hello [greet | serve [PORT] | sleep [SECONDS]]");
+    eprintln!("usage: hello [greet | serve [PORT] | sleep [SECONDS] | events [COUNT]]");
     ExitCode::from(2)
 }
 
@@ -99,8 +105,36 @@ fn serve(port: u16) -> ExitCode {
     }
 }
 
+/// The engine's socket, if it was mounted into the container.
+const SOCKET: &str = "/var/run/docker.sock";
+
+/// Prints the engine's events as they happen, `count` of them: what a container sees that was given the engine's socket.
+fn events(count: usize) -> ExitCode {
+    end_on_signals();
+    match stream_events(count) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hello: {SOCKET}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn stream_events(count: usize) -> io::Result<()> {
+    let mut socket = UnixStream::connect(SOCKET)?;
+    socket.write_all(b"GET /events HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    // Head and chunk sizes are passed over: events are the lines that are objects.
+    let events = BufReader::new(socket)
+        .lines()
+        .filter(|line| line.as_ref().map_or(true, |line| line.starts_with('{')));
+    for event in events.take(count) {
+        println!("{}", event?.trim_end());
+    }
+    Ok(())
+}
+
 /// Reads one request's head, whatever it asks for, and answers it. One client at a time: each gets a second.
-fn answer(client: &mut TcpStream) -> std::io::Result<()> {
+fn answer(client: &mut TcpStream) -> io::Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(1)))?;
     client.set_write_timeout(Some(Duration::from_secs(1)))?;
     let mut head = Vec::new();
