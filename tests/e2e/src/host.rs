@@ -244,7 +244,7 @@ fn in_engine(engine: &Engine) -> Outcome<Vec<String>> {
 }
 
 /// Folders and files that carry a container's id: control groups, and what lies in the engine's roots.
-fn named_after(ids: &BTreeSet<String>, root: &Path) -> Vec<String> {
+pub fn named_after(ids: &BTreeSet<String>, root: &Path) -> Vec<String> {
     let mut left = Vec::new();
     let mut folders = vec![PathBuf::from("/sys/fs/cgroup"), root.join("engine")];
     while let Some(folder) = folders.pop() {

@@ -2,9 +2,11 @@
 
 mod attach;
 mod badinput;
+mod daemon;
 mod events;
 mod exec;
 mod images;
+mod inspect;
 mod lifecycle;
 mod list;
 mod logs;
@@ -44,6 +46,7 @@ pub fn all() -> Vec<Case> {
         events::list(),
         names::list(),
         list::list(),
+        inspect::list(),
         mounts::list(),
         images::list(),
         security::list(),
@@ -51,6 +54,7 @@ pub fn all() -> Vec<Case> {
         network::list(),
         badinput::list(),
         system::list(),
+        daemon::list(),
     ]
     .concat()
 }

@@ -414,7 +414,7 @@ fn life_of_a_container(ctx: &Ctx) -> Outcome {
     let out = python(
         ctx,
         r#"
-print(c.containers.run("busybox", ["sh", "-c", "echo out; echo err >&2"], remove=True, stderr=True).decode().split())
+print(sorted(c.containers.run("busybox", ["sh", "-c", "echo out; echo err >&2"], remove=True, stderr=True).decode().split()))
 x = c.containers.create("busybox", ["sleep", "600"], name=P, labels={"a": "b"}, ports={"80/tcp": None}, volumes={"/tmp": {"bind": "/t", "mode": "ro"}}, mem_limit="32m")
 x.start(); x.reload(); print(x.status, x.name == P, x.labels["a"], x.attrs["HostConfig"]["Memory"])
 print(x.top()["Processes"][0][-1])
@@ -426,7 +426,7 @@ x.remove(); print(c.containers.list(all=True, filters={"label": "a=b"}))
     )?;
     same!(
         out,
-        "['out', 'err']\nrunning True b 33554432\nsleep 600\nTrue\nexited 137\nTrue\n[]\n"
+        "['err', 'out']\nrunning True b 33554432\nsleep 600\nTrue\nexited 137\nTrue\n[]\n"
     );
     Ok(())
 }
@@ -443,7 +443,7 @@ t(lambda: c.containers.get("absent"))
 t(lambda: c.images.get("absent"))
 t(lambda: c.containers.create("absentimage"))
 t(lambda: c.containers.run("busybox", "false", remove=True))
-t(lambda: c.containers.run("busybox", "nosuch", remove=True))
+t(lambda: c.containers.run("busybox", "nosuch", name=P, remove=True))
 t(lambda: c.volumes.get("absent"))
 "#,
     )?;
