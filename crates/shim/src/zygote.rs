@@ -49,6 +49,8 @@ pub fn zygote_main() -> ! {
     signal::ignore_broken_pipes();
     let _ = rustix::thread::set_name(c"longshore-zygot");
     let title = Title::find().ok();
+    // Found out once, inherited by every shim.
+    let _ = longshore_launcher::cgroup::Layout::host();
     let null = File::options().read(true).write(true).open("/dev/null");
     let code = match null {
         Ok(null) => serve(null.as_fd(), title),

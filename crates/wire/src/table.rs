@@ -114,7 +114,7 @@ static VOLUMES: &[Route] = &[
 
 static BUILDS: &[Route] = &[
     not_yet!(POST "/build", 24),
-    not_yet!(POST "/build/prune", 31),
+    on!(POST "/build/prune", 31, system::prune_builds),
     not_yet!(POST "/build/cancel", 39),
 ];
 

@@ -5,11 +5,8 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 
 use longshore_model::{Error, ErrorKind, Result, Timestamp, id::random_hex, port::PublishedPort};
 use longshore_network::Endpoint;
-use longshore_shim::{
-    client::Connection,
-    protocol::{
-        AttachStreams, LaunchFailure, LaunchFailureKind, LaunchRequest, Message, RequestBody,
-    },
+use longshore_shim::protocol::{
+    AttachStreams, LaunchFailure, LaunchFailureKind, LaunchRequest, Message, RequestBody,
 };
 use longshore_store::{Durability, NewEvent};
 
@@ -71,7 +68,6 @@ impl Actor {
     ) -> std::result::Result<(), StartError> {
         self.run.state.phase = Phase::Starting;
         self.run.endpoint.clone_from(&setup.endpoint);
-        self.commit(Vec::new(), Durability::Survives).await?;
         let work = SetUp {
             engine: self.engine.clone(),
             definition: self.definition.clone(),
@@ -79,9 +75,15 @@ impl Actor {
             joins,
             clients: std::mem::take(&mut self.waiting),
         };
-        let (ports, control) = crate::blocking(move || Ok(work.run())).await?;
+        // Side by side: the intent goes to disk while ports, files and plan are made. What these make needs no undoing
+        // after a crash (the rules are rebuilt, the files are the container's own); the launch waits for the intent.
+        let intent = self.commit(Vec::new(), Durability::Survives);
+        let (intent, made) = tokio::join!(intent, crate::blocking(move || Ok(work.run())));
+        let (ports, request) = made?;
         setup.ports = ports;
-        let mut link = ShimLink::new(control?)?;
+        intent?;
+        let (request, sockets) = request?;
+        let mut link = ShimLink::new(self.engine.launch(&request, sockets)?)?;
         let (pid, start_time, pidfd) = launched(&mut link).await?;
         self.link = Some(link);
         self.pidfd = Some(pidfd);
@@ -254,7 +256,10 @@ impl Actor {
     }
 }
 
-/// The blocking part: ports, files of the container, run directory, plan, shim.
+/// A request for the zygote, and the sockets that go with it.
+type Launch = (LaunchRequest, Vec<OwnedFd>);
+
+/// The blocking part: ports, files of the container, run directory, plan.
 struct SetUp {
     engine: Arc<Inner>,
     definition: Definition,
@@ -266,18 +271,18 @@ struct SetUp {
 
 impl SetUp {
     /// Says which ports it took even when it fails.
-    fn run(self) -> (Vec<PublishedPort>, Result<Connection>) {
+    fn run(self) -> (Vec<PublishedPort>, Result<Launch>) {
         let published = match &self.endpoint {
             Some(endpoint) => publish(&self.engine, &self.definition, endpoint),
             None => Ok(Vec::new()),
         };
         match published {
-            Ok(ports) => (ports, self.launch()),
+            Ok(ports) => (ports, self.prepare()),
             Err(error) => (Vec::new(), Err(error)),
         }
     }
 
-    fn launch(self) -> Result<Connection> {
+    fn prepare(self) -> Result<Launch> {
         let (engine, definition, endpoint) =
             (&self.engine, &self.definition, self.endpoint.as_ref());
         super::files::write(engine, definition, endpoint)?;
@@ -303,7 +308,7 @@ impl SetUp {
             stdin_once: definition.spec.process.stdin_once,
             attach,
         };
-        engine.launch(&request, sockets)
+        Ok((request, sockets))
     }
 }
 
