@@ -12,8 +12,7 @@ use std::{
 
 use e2e::{
     check::{Fail, Outcome, until},
-    engine::{self, Kind},
-    fail, frames,
+    engine, fail, frames,
     frames::Frame,
     http::{Connection, Response, escape},
     same,
@@ -26,7 +25,6 @@ pub struct World {
     pub socket: PathBuf,
     /// Highest API version of the engine.
     pub api: (u32, u32),
-    pub kind: Kind,
     /// The program of the engine, when daemons may be started.
     pub binary: Option<PathBuf>,
     /// `docker load` archive with busybox and hello-world.

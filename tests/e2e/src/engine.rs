@@ -194,33 +194,71 @@ impl Drop for Engine {
         if self.child.is_some() && self.stop().is_err() {
             let _ = self.kill();
         }
-        kill_marked(&self.setup.marker);
+        kill_processes(&self.setup.marker, &self.setup.root);
     }
 }
 
-/// Processes whose environment carries the marker: id and command line.
-pub fn marked(marker: &str) -> Vec<(i32, String)> {
+/// Processes of an engine, id and command line: those that carry the marker in their environment, those that hold a
+/// file below the root open (a shim has its log), and the children of all of these.
+pub fn processes(marker: &str, root: &Path) -> Vec<(i32, String)> {
     let wanted = format!("{MARKER}={marker}");
-    let mut found = Vec::new();
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
+    let (mut found, mut rest) = (Vec::new(), Vec::new());
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else {
             continue;
         };
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment
+        if pid == me {
+            continue;
+        }
+        let path = entry.path();
+        let environment = fs::read(path.join("environ")).unwrap_or_default();
+        let marked = environment
             .split(|b| *b == 0)
-            .any(|e| e == wanted.as_bytes())
-        {
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ")));
+            .any(|e| e == wanted.as_bytes());
+        let holds = || {
+            let files = fs::read_dir(path.join("fd"))
+                .into_iter()
+                .flatten()
+                .flatten();
+            files
+                .filter_map(|f| fs::read_link(f.path()).ok())
+                .any(|f| f.starts_with(root))
+        };
+        if marked || holds() {
+            found.push(pid);
+        } else {
+            let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
+            let tail = stat.rsplit_once(") ").map_or("", |(_, tail)| tail);
+            if let Some(parent) = tail.split(' ').nth(1).and_then(|p| p.parse::<i32>().ok()) {
+                rest.push((pid, parent));
+            }
         }
     }
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        found.extend(
+            rest.iter()
+                .filter(|(_, p)| *p == parent)
+                .map(|(pid, _)| *pid),
+        );
+        at += 1;
+    }
     found
+        .into_iter()
+        .map(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            (pid, String::from_utf8_lossy(&line).replace('\0', " "))
+        })
+        .filter(|(_, line)| !line.is_empty())
+        .collect()
 }
 
-/// Kills what an engine left running, shims and with them containers; only processes that carry the marker.
-pub fn kill_marked(marker: &str) {
-    for (pid, _) in marked(marker) {
+/// Kills what an engine left running, shims and with them containers.
+pub fn kill_processes(marker: &str, root: &Path) {
+    for (pid, _) in processes(marker, root) {
         if let Some(pid) = Pid::from_raw(pid) {
             let _ = kill_process(pid, Signal::KILL);
         }

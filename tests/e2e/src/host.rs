@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Outcome<bool> {
                 fail!("one of --engine, --binary, --dockerd is needed");
             };
             let scratch = Scratch(engine::scratch("e2e")?);
-            let world = world(args, socket, None, Kind::Dockerd, &scratch.0, "")?;
+            let world = world(args, socket, None, &scratch.0, "")?;
             let cases: Vec<Case> = selected
                 .into_iter()
                 .filter(|c| c.company != Company::Daemon)
@@ -123,7 +123,6 @@ fn world(
     args: &Args,
     socket: &Path,
     binary: Option<PathBuf>,
-    kind: Kind,
     scratch: &Path,
     marker: &str,
 ) -> Outcome<World> {
@@ -141,7 +140,6 @@ fn world(
     Ok(World {
         socket: socket.to_owned(),
         api,
-        kind,
         binary,
         archive,
         scratch: scratch.to_owned(),
@@ -166,7 +164,7 @@ fn with_engine(args: &Args, selected: &[Case], kind: Kind, binary: PathBuf) -> O
     })?;
     let ids = follow_ids(&engine.socket())?;
     let daemons = (kind == Kind::Longshore).then(|| binary.clone());
-    let world = world(args, &engine.socket(), daemons, kind, &scratch.0, &marker)?;
+    let world = world(args, &engine.socket(), daemons, &scratch.0, &marker)?;
     let cases: Vec<Case> = selected
         .iter()
         .filter(|c| c.company != Company::Daemon || kind == Kind::Longshore)
@@ -180,7 +178,7 @@ fn with_engine(args: &Args, selected: &[Case], kind: Kind, binary: PathBuf) -> O
     left.extend(Traces::look().beyond(&before, kind));
     left.extend(named_after(&ids, &scratch.0));
     left.extend(
-        engine::marked(&marker)
+        engine::processes(&marker, &scratch.0)
             .into_iter()
             .map(|(pid, line)| format!("process {pid} {line}")),
     );

@@ -99,6 +99,10 @@ impl Own {
         self.engine.launch()
     }
 
+    fn processes(&self) -> Vec<(i32, String)> {
+        engine::processes(&self.engine.setup.marker, &self.engine.setup.root)
+    }
+
     fn ids(&self) -> Outcome<Vec<String>> {
         let list = self.ctx.json("/containers/json?all=1")?;
         Ok(list
@@ -117,14 +121,12 @@ impl Own {
             seen.insert(id);
         }
         until(10, "shims gone", || {
-            Ok((engine::marked(&self.engine.setup.marker).len() <= 2).then_some(()))
+            Ok((self.processes().len() <= 2).then_some(()))
         })?;
         let status = self.engine.stop()?;
         ensure!(status.success(), "SIGTERM: the daemon ended with {status}");
         until(5, "processes gone", || {
-            Ok(engine::marked(&self.engine.setup.marker)
-                .is_empty()
-                .then_some(()))
+            Ok(self.processes().is_empty().then_some(()))
         })?;
         let root = self.engine.setup.root.clone();
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
@@ -668,7 +670,7 @@ fn zygote_killed_is_replaced(ctx: &Ctx) -> Outcome {
     let own = Own::start(ctx)?;
     let daemon = i64::from(own.engine.pid());
     let mut killed = 0;
-    for (process, _) in engine::marked(&own.engine.setup.marker) {
+    for (process, _) in own.processes() {
         let process = i64::from(process);
         if process != daemon && parent(process).is_ok_and(|p| p == daemon) {
             kill(process, Signal::KILL)?;
