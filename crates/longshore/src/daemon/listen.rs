@@ -97,6 +97,8 @@ impl Listeners {
             }
             let socket = TcpListener::bind(address)
                 .map_err(|error| format!("cannot listen at tcp://{address}: {error}"))?;
+            // Port 0 asks the kernel for one: the log says which.
+            let address = socket.local_addr().unwrap_or(address);
             self.names.push(format!("tcp://{address}"));
             self.bound.push(Bound::Tcp(socket));
         }
