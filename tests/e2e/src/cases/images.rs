@@ -44,7 +44,10 @@ fn small(ctx: &Ctx, name: &str, config: &Value, more: &[Vec<u8>]) -> Outcome<Str
     let tag = format!("{}:1", ctx.name(name));
     let mut layers = vec![base()?];
     layers.extend_from_slice(more);
-    load(ctx, &image(&tag, config, &layers)?)?;
+    // cases must not share an image by chance
+    let mut config = config.clone();
+    config["Labels"]["case"] = json!(ctx.prefix);
+    load(ctx, &image(&tag, &config, &layers)?)?;
     Ok(tag)
 }
 
