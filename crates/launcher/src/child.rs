@@ -77,9 +77,10 @@ fn prepare(
     enter_namespaces(plan, joins, channel)?;
     process::set_oom_score_adj(plan.process.oom_score_adj)?;
 
+    let created = rootfs::create(&plan.rootfs)?;
     let sources = binds::open_sources(plan)?;
     rootfs::make_private()?;
-    let root = rootfs::mount(&plan.rootfs)?;
+    let root = rootfs::mount(&plan.rootfs, created)?;
     let own = filesystems::mount_first(plan, root.as_fd())?;
     expect(channel, |word| matches!(word, Word::Cgroups))?;
     join_cgroups(plan, joins, cgroup)?;

@@ -34,15 +34,23 @@ pub(crate) fn make_private() -> Result<(), LaunchFailure> {
     .context("make the mounts private")
 }
 
-/// Mounts the overlay over its own upper directory: a place in this mount namespace that nobody else looks at.
-pub(crate) fn mount(plan: &RootfsPlan) -> Result<OwnedFd, LaunchFailure> {
-    let root = match overlay(plan) {
+/// Makes the overlay, attached nowhere yet; None where only mount(2) can make it. The kernel lists mounts in the order in
+/// which they were made: the root comes first for whoever reads /proc/mounts, so it is made before anything else.
+pub(crate) fn create(plan: &RootfsPlan) -> Result<Option<OwnedFd>, LaunchFailure> {
+    match overlay(plan) {
         // Before Linux 6.7 there is no `lowerdir+`.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => classic_overlay(plan),
-        result => result,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+        result => result.map(Some).context("mount the root file system"),
     }
-    .context("mount the root file system")?;
-    Ok(root)
+}
+
+/// Mounts the overlay over its own upper directory: a place in this mount namespace that nobody else looks at.
+pub(crate) fn mount(plan: &RootfsPlan, created: Option<OwnedFd>) -> Result<OwnedFd, LaunchFailure> {
+    match created {
+        Some(root) => attach(&root, plan).map(|()| root),
+        None => classic_overlay(plan),
+    }
+    .context("mount the root file system")
 }
 
 fn overlay(plan: &RootfsPlan) -> io::Result<OwnedFd> {
@@ -61,19 +69,21 @@ fn overlay(plan: &RootfsPlan) -> io::Result<OwnedFd> {
     fsconfig_set_string(&context, "upperdir", &plan.upper)?;
     fsconfig_set_string(&context, "workdir", &plan.work)?;
     fsconfig_create(&context)?;
-    let root = fsmount(
+    Ok(fsmount(
         &context,
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::empty(),
-    )?;
-    move_mount(
+    )?)
+}
+
+fn attach(root: &OwnedFd, plan: &RootfsPlan) -> io::Result<()> {
+    Ok(move_mount(
         root.as_fd(),
         "",
         CWD,
         &plan.upper,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )?;
-    Ok(root)
+    )?)
 }
 
 /// All layers as one value, if no path needs an escape.
