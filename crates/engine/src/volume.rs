@@ -86,11 +86,7 @@ impl Volumes {
         if let Some(record) = known {
             return Ok(detail(store, &record));
         }
-        if let Some(option) = options.keys().next() {
-            return Err(Error::not_implemented(format!(
-                "create {name}: volume option \"{option}\" is not implemented by longshore yet"
-            )));
-        }
+        check_options(&name, &options)?;
         store.volumes().create(&name)?;
         let record = VolumeRecord {
             name: name.clone(),
@@ -126,6 +122,36 @@ impl Volumes {
     fn records(&self) -> Vec<VolumeRecord> {
         self.lock().values().cloned().collect()
     }
+}
+
+/// Options of the local driver: binds (`type=none,o=bind,device=/path`) work; what the driver would have to mount (tmpfs,
+/// nfs, block devices) is not there yet.
+fn check_options(name: &str, options: &BTreeMap<String, String>) -> Result<()> {
+    const KNOWN: [&str; 3] = ["type", "o", "device"];
+    if let Some(unknown) = options.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        return Err(Error::invalid(format!(
+            "create {name}: invalid option: \"{unknown}\""
+        )));
+    }
+    if options.is_empty() || bound_device(options).is_some() {
+        return Ok(());
+    }
+    let kind = options.get("type").map_or("", String::as_str);
+    Err(Error::not_implemented(format!(
+        "create {name}: local volumes of type \"{kind}\" are not implemented by longshore yet"
+    )))
+}
+
+/// The path of the host that a volume with `o=bind` stands for.
+pub(crate) fn bound_device(options: &BTreeMap<String, String>) -> Option<&str> {
+    let flags = options.get("o")?;
+    let device = options
+        .get("device")
+        .filter(|device| device.starts_with('/'))?;
+    let bound = flags
+        .split(',')
+        .any(|flag| flag == "bind" || flag == "rbind");
+    bound.then_some(device)
 }
 
 fn volume_event(

@@ -356,7 +356,7 @@ async fn http<A: Answer>(stream: Arc<Stream>, server: Server<A>) -> Ended {
             }
             Next::Hijack(hijack) => {
                 let prefix = conn.into_parts().read_buf;
-                return run_hijacked(stream, prefix, hijack).await;
+                return run_hijacked(stream, prefix, hijack, shutdown.clone()).await;
             }
             Next::Shutdown => {
                 draining = true;
@@ -414,11 +414,18 @@ async fn call<A: Answer>(
 }
 
 /// Gives the socket to the handler, and takes it back when the client has died meanwhile.
-async fn run_hijacked(stream: Arc<Stream>, prefix: Bytes, hijack: Hijack) -> Ended {
+async fn run_hijacked(
+    stream: Arc<Stream>,
+    prefix: Bytes,
+    hijack: Hijack,
+    mut shutdown: watch::Receiver<bool>,
+) -> Ended {
     let io = HijackedIo::new(Arc::clone(&stream), prefix);
     tokio::select! {
         () = hijack.run(io) => Ended::Done,
         () = stream.until_hung_up() => Ended::Lost,
+        // The container goes on; its client sees the end of the stream.
+        () = shut_down(&mut shutdown) => Ended::Done,
     }
 }
 

@@ -208,10 +208,10 @@ fn follow_ids(socket: &Path) -> Outcome<Arc<Mutex<BTreeSet<String>>>> {
     thread::spawn(move || {
         while let Ok(Some(line)) = connection.body_line() {
             let event: Value = serde_json::from_str(&line).unwrap_or_default();
-            if let (Some(id), Ok(mut sink)) = (event["Actor"]["ID"].as_str(), sink.lock()) {
-                if id.len() == 64 {
-                    sink.insert(id.to_owned());
-                }
+            if let (Some(id), Ok(mut sink)) = (event["Actor"]["ID"].as_str(), sink.lock())
+                && id.len() == 64
+            {
+                sink.insert(id.to_owned());
             }
         }
     });

@@ -398,6 +398,7 @@ impl Inner {
                 };
                 let volume = self.volumes.get_or_make(&self.store, request, batch)?;
                 name.clone_from(&volume.name);
+                options.clone_from(&volume.options);
                 "volume".clone_into(&mut point.kind);
                 point.name = volume.name;
                 point.source = volume.mountpoint;

@@ -101,9 +101,7 @@ impl<'a> Query<'a> {
                 return Err(Error::invalid(format!("invalid filter 'health={health}'")));
             }
         }
-        for name in ["is-task"] {
-            filter::boolean(filters, name)?;
-        }
+        filter::boolean(filters, "is-task")?;
         let anchor = |name: &str| -> Result<Option<String>> {
             values(name)
                 .last()

@@ -322,9 +322,16 @@ fn mount_plan(mount: &ResolvedMount) -> Result<MountPlan> {
             bind(PathBuf::from(path), false)
         }
         MountSource::Volume {
-            no_copy, subpath, ..
+            no_copy,
+            subpath,
+            options,
+            ..
         } => {
-            let root = Path::new(&mount.point.source);
+            let device = crate::volume::bound_device(options);
+            let root = Path::new(device.unwrap_or(&mount.point.source));
+            if let Some(device) = device {
+                prepare_bind(device, false)?;
+            }
             let source = if subpath.is_empty() {
                 root.to_owned()
             } else {

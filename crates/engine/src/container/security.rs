@@ -109,10 +109,13 @@ pub(crate) fn capabilities(spec: &SecuritySpec) -> Result<u64> {
     Ok(caps & all)
 }
 
+/// A compiled filter, shared by the containers that have it.
+type Program = Arc<Vec<u8>>;
+
 /// Compiled filters by what they depend on: compiling costs more than the rest of a plan.
 #[derive(Default)]
 pub(crate) struct Filters {
-    compiled: Mutex<HashMap<(u64, SeccompKey), Arc<Vec<u8>>>>,
+    compiled: Mutex<HashMap<(u64, SeccompKey), Program>>,
 }
 
 #[derive(PartialEq, Eq, Hash)]
