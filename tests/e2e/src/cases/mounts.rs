@@ -592,7 +592,10 @@ fn list_filters(ctx: &Ctx) -> Outcome {
     };
     let (a, b) = (ctx.name("a"), ctx.name("b"));
     same!(names(json!({"label": [key]}))?, [a.clone(), b.clone()]);
-    same!(names(json!({"label": [format!("{key}=b")]}))?, vec![b.clone()]);
+    same!(
+        names(json!({"label": [format!("{key}=b")]}))?,
+        vec![b.clone()]
+    );
     same!(names(json!({"name": [a]}))?, vec![a.clone()]);
     same!(names(json!({"dangling": ["true"], "label": [key]}))?, [b]);
     same!(names(json!({"dangling": ["false"], "label": [key]}))?, [a]);
