@@ -19,7 +19,9 @@ use crate::{
 
 pub fn list() -> Vec<Case> {
     cases!("attach", Any;
-        stream_and_exit, stdin_and_half_close, stdin_once_closes, stdin_stays_open, without_upgrade_is_raw_200, two_clients,
+        stream_and_exit,
+        half_close_without_stdin,
+        quick_output_is_never_lost, stdin_and_half_close, stdin_once_closes, stdin_stays_open, without_upgrade_is_raw_200, two_clients,
         logs_replay, logs_then_stream, detach_keys, detach_keys_of_the_client, tty_stream, tty_resize, tty_ctrl_c, websocket_streams,
         slow_client_does_not_lose, client_goes_away, exit_code_is_ready_at_the_end, attach_to_stopped, attach_to_missing,
         only_asked_streams, big_stdin, cli_run_with_input, cli_attach_no_stdin, attach_before_start_of_tty, empty_streams,
@@ -58,6 +60,56 @@ fn stream_and_exit(ctx: &Ctx) -> Outcome {
     let all = frames::all(&mut stream)?;
     same!(frames::joined(&all, 1), "one\n");
     same!(frames::joined(&all, 2), "two\n");
+    Ok(())
+}
+
+/// A client without input closes its side at once, as the CLI does; the output must come all the same.
+fn half_close_without_stdin(ctx: &Ctx) -> Outcome {
+    for (n, upgrade) in [true, false].into_iter().enumerate() {
+        let id = ctx.create(
+            &format!("c{n}"),
+            &json!({"Cmd": ["sh", "-c", "echo one; echo two >&2"]}),
+        )?;
+        let mut stream = if upgrade {
+            ctx.hijack(&both(&id), None)?
+        } else {
+            let mut stream = ctx.connect()?;
+            stream.request("POST", &both(&id), &[], None)?;
+            same!(stream.head("POST")?.0, 200);
+            stream
+        };
+        stream.socket().shutdown(Shutdown::Write)?;
+        pause(300);
+        ctx.start(&id)?;
+        let all = frames::all(&mut stream)?;
+        same!(frames::joined(&all, 1), "one\n", "with upgrade: {upgrade}");
+        same!(frames::joined(&all, 2), "two\n", "with upgrade: {upgrade}");
+    }
+    Ok(())
+}
+
+/// As `docker run --rm` does it: the attached client closes its side somewhere around the start of a command that is
+/// over at once.
+fn quick_output_is_never_lost(ctx: &Ctx) -> Outcome {
+    for n in 0..40u64 {
+        let id = ctx.create(&format!("c{n}"), &json!({"Cmd": ["echo", "quick"], "HostConfig": {"NetworkMode": "host", "AutoRemove": true}}))?;
+        let mut stream = ctx.hijack(&both(&id), None)?;
+        let closing = stream.socket().try_clone()?;
+        let closer = thread::spawn(move || {
+            thread::sleep(Duration::from_micros(n * 400));
+            closing.shutdown(Shutdown::Write)
+        });
+        ctx.start(&id)?;
+        let out = frames::joined(&frames::all(&mut stream)?, 1);
+        // closing what is over already is no error
+        let _ = closer.join();
+        same!(
+            out,
+            "quick\n",
+            "turn {n}, closed {} us after the start was asked for",
+            n * 400
+        );
+    }
     Ok(())
 }
 
