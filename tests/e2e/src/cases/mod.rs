@@ -1,6 +1,7 @@
 //! The cases, one file a noun.
 
 mod attach;
+mod badhttp;
 mod badinput;
 mod daemon;
 mod events;
@@ -12,10 +13,16 @@ mod list;
 mod logs;
 mod mounts;
 mod names;
+mod namespaces;
 mod network;
+mod own;
+mod ports;
 mod resources;
+mod restore;
 mod security;
 mod system;
+mod verbs;
+mod volumes;
 mod wait;
 mod walkthrough;
 
@@ -48,13 +55,19 @@ pub fn all() -> Vec<Case> {
         list::list(),
         inspect::list(),
         mounts::list(),
+        volumes::list(),
         images::list(),
         security::list(),
         resources::list(),
+        namespaces::list(),
         network::list(),
+        ports::list(),
         badinput::list(),
+        badhttp::list(),
         system::list(),
         daemon::list(),
+        restore::list(),
+        verbs::list(),
     ]
     .concat()
 }
