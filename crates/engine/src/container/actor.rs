@@ -18,7 +18,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     exec::ExecRequest,
-    phase::Phase,
     record::{Definition, RUN_SUFFIX, RunRecord},
     registry::Handle,
     shim_link::ShimLink,
@@ -101,6 +100,10 @@ pub(crate) struct Actor {
     /// Execs that run, for inspect.
     pub(super) exec_ids: Vec<String>,
     pub(super) removed: bool,
+    /// When the restart policy brings it back.
+    pub(super) restart_at: Option<tokio::time::Instant>,
+    /// The pause before the last restart by policy.
+    pub(super) last_pause: Option<Duration>,
     /// Keeps the image's layers while the container exists.
     _lease: Option<Lease>,
 }
@@ -148,6 +151,8 @@ impl Actor {
             next_request: 1,
             exec_ids,
             removed: false,
+            restart_at: None,
+            last_pause: None,
             _lease: lease,
         }
     }
@@ -172,9 +177,16 @@ impl Actor {
                     None => std::future::pending().await,
                 }
             };
+            let due = async {
+                match self.restart_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 message = message => self.observe(message).await,
+                () = due => self.restart_by_policy().await,
                 command = queue.recv() => match command {
                     Some(command) => self.obey(command).await,
                     None => return,
@@ -199,7 +211,7 @@ impl Actor {
                 }
             }
             Command::Signal { signal, log, reply } => answer(reply, self.signal(signal, log).await),
-            Command::MarkStopped => self.run.stopped_by_user = true,
+            Command::MarkStopped => self.mark_stopped().await,
             Command::Event {
                 action,
                 attributes,
@@ -345,7 +357,7 @@ impl Actor {
     pub(super) async fn exited(&mut self, exit: Exit) {
         let started = self.run.state.started_at;
         let finished = Timestamp(exit.time_nano);
-        self.run.state.phase = Phase::Exited;
+        self.run.state.phase = self.after_exit(exit.code, finished, started);
         self.run.state.exit_code = exit.code;
         self.run.state.oom_killed = exit.oom_killed;
         self.run.state.finished_at = finished;

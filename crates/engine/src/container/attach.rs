@@ -32,7 +32,11 @@ impl Engine {
                     "container {name} is marked for removal"
                 )));
             }
-            Phase::Created | Phase::Starting | Phase::Running { .. } | Phase::Exited => {}
+            Phase::Created
+            | Phase::Starting
+            | Phase::Restarting
+            | Phase::Running { .. }
+            | Phase::Exited => {}
         }
         let tty = snapshot.spec.process.tty;
         let replay = if request.logs {

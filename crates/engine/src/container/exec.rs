@@ -297,6 +297,10 @@ fn runs(snapshot: &Snapshot) -> Result<()> {
             "container {} is paused, unpause the container before exec",
             snapshot.id
         ))),
+        Phase::Restarting => Err(Error::conflict(format!(
+            "container {} is restarting, wait until the container is running",
+            snapshot.id
+        ))),
         Phase::Created | Phase::Starting | Phase::Exited | Phase::Removing | Phase::Dead => Err(
             Error::conflict(format!("container {} is not running", snapshot.id)),
         ),

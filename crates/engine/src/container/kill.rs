@@ -79,7 +79,7 @@ impl Engine {
         timeout: Option<i64>,
     ) -> Result<()> {
         let handle = self.inner.containers.find(name)?;
-        if !handle.snapshot().state.running() {
+        if !handle.snapshot().state.phase.is_up() {
             return Err(Error::not_modified());
         }
         self.stop_handle(name, &handle, signal_name, timeout).await
@@ -144,7 +144,7 @@ impl Engine {
         timeout: Option<i64>,
     ) -> Result<()> {
         let handle = self.inner.containers.find(name)?;
-        if handle.snapshot().state.running() {
+        if handle.snapshot().state.phase.is_up() {
             self.stop_handle(name, &handle, signal_name, timeout)
                 .await?;
         }

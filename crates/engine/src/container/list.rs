@@ -55,7 +55,7 @@ impl Engine {
                     .is_some_and(|before| *before == snapshot.id.as_str());
                 continue;
             }
-            if (any_state || snapshot.state.running()) && query.wants(self, &snapshot) {
+            if (any_state || snapshot.state.phase.is_up()) && query.wants(self, &snapshot) {
                 found.push(snapshot);
                 if limit > 0 && found.len() == limit {
                     break;

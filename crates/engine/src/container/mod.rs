@@ -3,6 +3,7 @@
 
 pub(crate) mod actor;
 mod attach;
+mod comeback;
 mod create;
 pub(crate) mod exec;
 mod files;
@@ -12,6 +13,7 @@ mod log_options;
 mod logs;
 pub mod phase;
 pub(crate) mod plan;
+mod policy;
 mod record;
 pub(crate) mod recover;
 pub(crate) mod registry;

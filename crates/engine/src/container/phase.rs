@@ -15,6 +15,8 @@ pub enum Phase {
         start_time: u64,
         paused: bool,
     },
+    /// Ended; its restart policy brings it back after a pause. Dockerd counts it among the running ones.
+    Restarting,
     Exited,
     /// Being removed; only a repeated removal is allowed.
     Removing,
@@ -29,8 +31,17 @@ impl Phase {
     pub fn pid(&self) -> i32 {
         match self {
             Self::Running { pid, .. } => *pid,
-            Self::Created | Self::Starting | Self::Exited | Self::Removing | Self::Dead => 0,
+            Self::Created
+            | Self::Starting
+            | Self::Restarting
+            | Self::Exited
+            | Self::Removing
+            | Self::Dead => 0,
         }
+    }
+    /// Running, or about to run again.
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Restarting)
     }
     /// Docker's word in `State.Status`.
     pub fn status(&self) -> &'static str {
@@ -38,6 +49,7 @@ impl Phase {
             Self::Created | Self::Starting => "created",
             Self::Running { paused: false, .. } => "running",
             Self::Running { paused: true, .. } => "paused",
+            Self::Restarting => "restarting",
             Self::Exited => "exited",
             Self::Removing => "removing",
             Self::Dead => "dead",
@@ -51,7 +63,9 @@ impl Phase {
             Self::Running { paused: true, .. } => Err(Error::conflict(
                 "cannot start a paused container, try unpause instead",
             )),
-            Self::Starting | Self::Running { paused: false, .. } => Err(Error::not_modified()),
+            Self::Starting | Self::Restarting | Self::Running { paused: false, .. } => {
+                Err(Error::not_modified())
+            }
             Self::Removing | Self::Dead => Err(Error::conflict(
                 "container is marked for removal and cannot be started",
             )),
@@ -62,7 +76,11 @@ impl Phase {
     pub(crate) fn may_remove(&self, id: &str, given: &str, force: bool) -> Result<()> {
         match self {
             Self::Created | Self::Exited | Self::Dead => Ok(()),
-            Self::Starting | Self::Running { .. } if force => Ok(()),
+            Self::Starting | Self::Restarting | Self::Running { .. } if force => Ok(()),
+            Self::Restarting => Err(Error::conflict(format!(
+                "cannot remove container \"{id}\": container is restarting: stop the container before removing or force \
+                 remove"
+            ))),
             Self::Running { paused: true, .. } => Err(Error::conflict(format!(
                 "cannot remove container \"{id}\": container is paused and must be unpaused first"
             ))),
@@ -99,6 +117,7 @@ mod tests {
             (running(false), Some(ErrorKind::NotModified)),
             (running(true), Some(ErrorKind::Conflict)),
             (Phase::Starting, Some(ErrorKind::NotModified)),
+            (Phase::Restarting, Some(ErrorKind::NotModified)),
             (Phase::Removing, Some(ErrorKind::Conflict)),
             (Phase::Dead, Some(ErrorKind::Conflict)),
         ] {
@@ -117,6 +136,8 @@ mod tests {
             (running(true), true, true),
             (Phase::Starting, false, false),
             (Phase::Starting, true, true),
+            (Phase::Restarting, false, false),
+            (Phase::Restarting, true, true),
             (Phase::Removing, true, false),
         ] {
             assert_eq!(

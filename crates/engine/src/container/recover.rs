@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_model::{Result, Timestamp};
+use longshore_model::{ContainerId, Result, Timestamp};
 use longshore_shim::host::Cgroup;
 use longshore_shim::{
     client,
@@ -18,8 +18,9 @@ use longshore_shim::{
 use longshore_store::Table;
 
 use super::{
-    actor::{Actor, Alive},
+    actor::{Actor, Alive, Command},
     phase::Phase,
+    policy::{self, Ended},
     record::{Definition, RUN_SUFFIX, RunRecord},
     shim_link::ShimLink,
 };
@@ -50,9 +51,39 @@ pub(crate) async fn recover(engine: &Arc<Inner>) -> Result<()> {
         let engine = engine.clone();
         adoptions.spawn(async move { adopt(&engine, definition, run).await });
     }
-    while adoptions.join_next().await.is_some() {}
+    let mut starting = Vec::new();
+    while let Some(adopted) = adoptions.join_next().await {
+        starting.extend(adopted.ok().flatten());
+    }
     sweep(engine, known_dirs, known_links).await;
+    start_again(engine, starting);
     Ok(())
+}
+
+/// Does the restart policy start it together with the daemon? Only what has run before.
+fn comes_back(definition: &Definition, run: &RunRecord) -> bool {
+    let ended = Ended {
+        exit_code: run.state.exit_code,
+        stopped: run.stopped_by_user,
+        restarts: run.restart_count,
+    };
+    let ran = run.starts > 0 && matches!(run.state.phase, Phase::Exited | Phase::Restarting);
+    ran && policy::starts_with_daemon(&definition.spec.restart, ended)
+}
+
+/// Starts them one after the other, oldest first, so that those whose namespaces are joined come before who joins them.
+fn start_again(engine: &Arc<Inner>, mut ids: Vec<ContainerId>) {
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        let created = |id: &ContainerId| engine.containers.find(id.as_str()).map(|h| h.snapshot().created).ok();
+        ids.sort_by_key(created);
+        for id in ids {
+            let Ok(handle) = engine.containers.find(id.as_str()) else { continue };
+            if let Err(error) = engine.ask(&handle, |reply| Command::Start { reply }).await {
+                tracing::error!(container = %id, "not started with the daemon: {error}");
+            }
+        }
+    });
 }
 
 async fn read(engine: &Arc<Inner>) -> Result<Vec<(Definition, RunRecord)>> {
@@ -94,12 +125,21 @@ enum Found {
     Ended(Exit, Option<ShimLink>),
 }
 
-async fn adopt(engine: &Arc<Inner>, definition: Definition, mut run: RunRecord) {
+/// Takes a container over; its id, when its policy starts it with the daemon.
+async fn adopt(
+    engine: &Arc<Inner>,
+    definition: Definition,
+    mut run: RunRecord,
+) -> Option<ContainerId> {
     let was = run.state.phase.clone();
     if matches!(
         was,
-        Phase::Created | Phase::Exited | Phase::Removing | Phase::Dead
+        Phase::Created | Phase::Restarting | Phase::Exited | Phase::Removing | Phase::Dead
     ) {
+        let comes_back = comes_back(&definition, &run);
+        if was == Phase::Restarting {
+            run.state.phase = Phase::Exited;
+        }
         if was == Phase::Removing {
             run.state.phase = Phase::Dead;
         }
@@ -119,7 +159,9 @@ async fn adopt(engine: &Arc<Inner>, definition: Definition, mut run: RunRecord) 
             })
             .await;
         }
-        return Actor::spawn(engine, definition, run, Alive::default());
+        let id = definition.id.clone();
+        Actor::spawn(engine, definition, run, Alive::default());
+        return comes_back.then_some(id);
     }
     let found = look(engine, &definition, was.pid()).await;
     match (was, found) {
@@ -173,6 +215,7 @@ async fn adopt(engine: &Arc<Inner>, definition: Definition, mut run: RunRecord) 
         }
         (_, Some(Found::Alive(..))) => {}
     }
+    None
 }
 
 /// Asks the shim; without one, looks for what it left.

@@ -37,6 +37,9 @@ impl Engine {
         if request.force && snapshot.state.running() {
             self.kill_for_removal(name, &handle).await?;
         }
+        if request.force && snapshot.state.phase == Phase::Restarting {
+            self.inner.tell(&handle, Command::MarkStopped).await;
+        }
         let given = name.to_owned();
         match self
             .inner

@@ -215,6 +215,7 @@ impl Actor {
                 } => Ok((pid, start_time)),
                 Phase::Created
                 | Phase::Starting
+                | Phase::Restarting
                 | Phase::Exited
                 | Phase::Removing
                 | Phase::Dead => Err(Error::conflict(format!(

@@ -23,7 +23,7 @@ impl Engine {
         Ok(async move {
             let reached = view
                 .wait_for(|snapshot| match condition {
-                    WaitCondition::NotRunning => snapshot.removed || !snapshot.state.running(),
+                    WaitCondition::NotRunning => snapshot.removed || !snapshot.state.phase.is_up(),
                     WaitCondition::NextExit => snapshot.removed || snapshot.exits > exits,
                     WaitCondition::Removed => snapshot.removed,
                 })

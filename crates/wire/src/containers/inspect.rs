@@ -137,9 +137,9 @@ fn state(snapshot: &Snapshot) -> StateView {
     } = &snapshot.state;
     StateView {
         status: phase.status(),
-        running: phase.is_running(),
+        running: phase.is_up(),
         paused: matches!(phase, Phase::Running { paused: true, .. }),
-        restarting: false,
+        restarting: matches!(phase, Phase::Restarting),
         oom_killed: *oom_killed,
         dead: matches!(phase, Phase::Dead),
         pid: phase.pid(),

@@ -180,6 +180,11 @@ pub fn status(snapshot: &Snapshot, now: Timestamp) -> String {
             };
             format!("Up {}{health}", since(state.started_at))
         }
+        Phase::Restarting => format!(
+            "Restarting ({}) {} ago",
+            state.exit_code,
+            since(state.finished_at)
+        ),
         Phase::Removing => "Removal In Progress".to_owned(),
         Phase::Dead => "Dead".to_owned(),
         Phase::Created | Phase::Starting => "Created".to_owned(),

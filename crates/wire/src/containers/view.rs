@@ -196,7 +196,7 @@ pub fn health_status(snapshot: &Snapshot) -> &'static str {
     match (snapshot.spec.has_health(), &snapshot.state.phase) {
         (false, _) | (true, Phase::Created | Phase::Starting) => "none",
         (true, Phase::Running { .. }) => "starting",
-        (true, Phase::Exited | Phase::Removing | Phase::Dead) => "unhealthy",
+        (true, Phase::Restarting | Phase::Exited | Phase::Removing | Phase::Dead) => "unhealthy",
     }
 }
 
