@@ -97,9 +97,8 @@ impl Engine {
         });
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let paused = count(&|p| matches!(p, Phase::Running { paused: true, .. }));
-        let running = count(&|p| {
-            matches!(p, Phase::Running { paused: false, .. } | Phase::Restarting)
-        });
+        let running =
+            count(&|p| matches!(p, Phase::Running { paused: false, .. } | Phase::Restarting));
         SystemInfo {
             id: self.inner.id.clone(),
             containers: snapshots.len(),

@@ -14,7 +14,12 @@ use super::{
 
 impl Actor {
     /// The phase after an exit; plans the restart when the policy wants one.
-    pub(super) fn after_exit(&mut self, exit_code: i32, finished: Timestamp, started: Timestamp) -> Phase {
+    pub(super) fn after_exit(
+        &mut self,
+        exit_code: i32,
+        finished: Timestamp,
+        started: Timestamp,
+    ) -> Phase {
         let ended = Ended {
             exit_code,
             stopped: self.run.stopped_by_user,
@@ -58,7 +63,9 @@ impl Actor {
         // Startable again, in the eyes of the phase's rules; nobody sees it before the start has shown itself.
         self.run.state.phase = Phase::Exited;
         self.run.restart_count += 1;
-        let Err(error) = self.start().await else { return };
+        let Err(error) = self.start().await else {
+            return;
+        };
         tracing::warn!(container = %self.definition.id, "restart by policy: {error}");
         // What stands in its way may pass (a port, a donor of a namespace): tried again, ever more slowly.
         if !self.run.stopped_by_user && self.definition.spec.restart.name != "on-failure" {

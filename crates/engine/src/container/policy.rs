@@ -22,8 +22,8 @@ pub(crate) struct Ended {
 
 /// Does the policy bring it back now?
 pub(crate) fn restarts(policy: &RestartPolicy, ended: Ended) -> bool {
-    let tries_left = policy.maximum_retry_count <= 0
-        || i64::from(ended.restarts) < policy.maximum_retry_count;
+    let tries_left =
+        policy.maximum_retry_count <= 0 || i64::from(ended.restarts) < policy.maximum_retry_count;
     !ended.stopped
         && match policy.name.as_str() {
             "always" | "unless-stopped" => true,
@@ -74,7 +74,11 @@ mod tests {
                 restarts: restarts_so_far,
             };
             assert_eq!(restarts(&policy, ended), now, "{name} {ended:?}");
-            assert_eq!(starts_with_daemon(&policy, ended), with_daemon, "{name} {ended:?}");
+            assert_eq!(
+                starts_with_daemon(&policy, ended),
+                with_daemon,
+                "{name} {ended:?}"
+            );
         }
     }
 

@@ -75,10 +75,18 @@ fn comes_back(definition: &Definition, run: &RunRecord) -> bool {
 fn start_again(engine: &Arc<Inner>, mut ids: Vec<ContainerId>) {
     let engine = engine.clone();
     tokio::spawn(async move {
-        let created = |id: &ContainerId| engine.containers.find(id.as_str()).map(|h| h.snapshot().created).ok();
+        let created = |id: &ContainerId| {
+            engine
+                .containers
+                .find(id.as_str())
+                .map(|h| h.snapshot().created)
+                .ok()
+        };
         ids.sort_by_key(created);
         for id in ids {
-            let Ok(handle) = engine.containers.find(id.as_str()) else { continue };
+            let Ok(handle) = engine.containers.find(id.as_str()) else {
+                continue;
+            };
             if let Err(error) = engine.ask(&handle, |reply| Command::Start { reply }).await {
                 tracing::error!(container = %id, "not started with the daemon: {error}");
             }

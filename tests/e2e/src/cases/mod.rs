@@ -18,6 +18,7 @@ mod network;
 mod own;
 mod ports;
 mod resources;
+mod restart;
 mod restore;
 mod security;
 mod system;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Case> {
     [
         walkthrough::list(),
         lifecycle::list(),
+        restart::list(),
         logs::list(),
         attach::list(),
         exec::list(),
