@@ -116,7 +116,12 @@ fn enter() -> Outcome<bool> {
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .arg("--inside");
-    Ok(command.status()?.success())
+    let mut child = command.spawn()?;
+    let scratch = PathBuf::from(format!("/tmp/longshore-e2e-{}", child.id()));
+    let passed = child.wait()?.success();
+    // mounts that were still there have gone with the namespace
+    let _ = fs::remove_dir_all(scratch);
+    Ok(passed)
 }
 
 fn world(
