@@ -26,7 +26,7 @@ mod log_watch;
 mod names;
 mod network;
 mod open;
-mod stdio;
+pub mod stdio;
 mod system;
 mod volume;
 

@@ -19,3 +19,8 @@ pub(crate) fn pair() -> Result<(tokio::net::UnixStream, OwnedFd)> {
     let ours = tokio::net::UnixStream::from_std(ours).map_err(|e| Error::io("socketpair", e))?;
     Ok((ours, theirs.into()))
 }
+
+/// Has a client on a unix socket read all that was sent to it? True when that cannot be known.
+pub fn all_read(socket: std::os::fd::BorrowedFd<'_>) -> bool {
+    longshore_shim::host::unread(socket).map_or(true, |bytes| bytes == 0)
+}

@@ -124,6 +124,19 @@ impl Stream {
         // Fails only when the client has gone already.
         let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Write);
     }
+    /// Waits, some milliseconds at most, until the client has read what was sent. Clients on buffered readers (Python's
+    /// http.client under docker-py) lose output that comes in one read with the head of a switched protocol.
+    pub(crate) async fn until_read(&self) {
+        const STEP: Duration = Duration::from_millis(1);
+        const STEPS: usize = 10;
+        let Self::Unix(stream) = self else { return };
+        for _ in 0..STEPS {
+            if longshore_engine::stdio::all_read(stream.as_fd()) {
+                return;
+            }
+            sleep(STEP).await;
+        }
+    }
     /// True when both directions are dead: the client has closed the socket, not only its sending side.
     fn hung_up(&self) -> bool {
         let mut fds = [PollFd::new(self, PollFlags::empty())];

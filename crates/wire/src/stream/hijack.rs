@@ -69,6 +69,7 @@ impl Hijack {
     pub(crate) async fn run(self, mut io: HijackedIo) {
         let head = self.head + "\r\n";
         if io.write_all(head.as_bytes()).await.is_ok() {
+            io.writer.0.until_read().await;
             (self.run)(io).await;
         }
     }
