@@ -67,6 +67,16 @@ pub(crate) fn disk_size(path: &Path) -> u64 {
     total
 }
 
+/// Whether groups of the v2 tree at `root` have a limit for swap. The kernel's root group shows no limits; one below it
+/// tells. Without any that has limits for memory nothing is known, and swap is taken as limited.
+fn swap_is_limited(root: &Path) -> bool {
+    let below = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let mut groups = std::iter::once(root.to_owned()).chain(below.map(|entry| entry.path()));
+    groups
+        .find(|group| group.join("memory.max").exists())
+        .is_none_or(|group| group.join("memory.swap.max").exists())
+}
+
 /// A field of os-release, without its quotes.
 fn os_release(text: &str, field: &str) -> String {
     let line = text
@@ -118,8 +128,10 @@ impl Engine {
             file_descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
             data_root: self.inner.config.data_root.to_string_lossy().into_owned(),
             memory_limit: facts.has("memory"),
-            swap_limit: facts.cgroup_version == 2
-                || Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+            swap_limit: match facts.cgroup_version {
+                2 => swap_is_limited(Path::new("/sys/fs/cgroup")),
+                _ => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+            },
             cpu_cfs: facts.has("cpu"),
             cpu_shares: facts.has("cpu"),
             cpuset: facts.has("cpuset"),

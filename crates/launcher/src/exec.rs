@@ -63,19 +63,34 @@ pub fn exec_in(
         ));
     }
     let (ours, theirs) = Channel::pair().context("make the channel to the child")?;
-    let child = {
-        let _visit = PidNamespaceVisit::begin(&pid_namespace)?;
+    // What goes over to the child: taken in its copy, closed in ours.
+    let mut gifts = Some((stdio, theirs));
+    let mut born_in = |group: Option<BorrowedFd<'_>>| {
         let options = CloneOptions {
             namespaces: 0,
-            cgroup: unified.as_ref().map(AsFd::as_fd),
+            cgroup: group,
             close_in_child: &[ours.as_fd()],
         };
-        let cgroup = &cgroup;
-        clone_process(&options, move || {
-            run(target, process, stdio, cgroup, theirs)
+        clone_process(&options, || match gifts.take() {
+            Some((stdio, theirs)) => run(target, process, stdio, &cgroup, theirs),
+            None => 1,
         })
+    };
+    let child = {
+        let _visit = PidNamespaceVisit::begin(&pid_namespace)?;
+        match born_in(unified.as_ref().map(AsFd::as_fd)) {
+            // An engine or a service manager inside has handed controllers on: the group takes no processes any more.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                let group = cgroup
+                    .open_group_of(target.pid)
+                    .context("open the cgroup of the container's first process")?;
+                born_in(Some(group.as_fd()))
+            }
+            result => result,
+        }
         .context("clone3")?
     };
+    drop(gifts);
     await_exec(child, &ours, Ok(())).map(|(process, ())| process)
 }
 

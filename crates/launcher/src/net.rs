@@ -1,7 +1,11 @@
 //! Interfaces of a container: a veth pair whose inner end is born in the container's network namespace. Moving it there afterwards would
 //! cost 16 ms under the kernel's network lock.
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use longshore_sys::netlink::{Batch, Error, Protocol, Socket, flags};
 
@@ -59,10 +63,27 @@ fn failure(doing: &str, error: Error) -> LaunchFailure {
     LaunchFailure::system(format_args!("{doing}{text}"), io::Error::from(error))
 }
 
+/// How long the kernel may take to load the module for veth pairs.
+const MODULE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Makes all pairs: host ends up and on their bridges, inner ends down in the network namespace of `pid`.
 pub(crate) fn create(interfaces: &[InterfacePlan], pid: i32) -> Result<(), LaunchFailure> {
     let mut socket = Socket::open(Protocol::Route)
         .map_err(|error| LaunchFailure::system("open a netlink socket", error))?;
+    let begin = Instant::now();
+    // The first pair of the host loads the kernel's module. Who asks while another's request still loads it is told that there
+    // is no such kind of link.
+    while let Err(error) = socket.request(&mut pairs(interfaces, pid)) {
+        let loading = error.errno == libc::EOPNOTSUPP;
+        if !loading || begin.elapsed() > MODULE_PATIENCE {
+            return Err(failure("make the container's interface", error));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    isolate(interfaces, &mut socket)
+}
+
+fn pairs(interfaces: &[InterfacePlan], pid: i32) -> Batch {
     let mut batch = Batch::new();
     for (index, interface) in (FIRST_INDEX..).zip(interfaces) {
         let mut message = batch.message(
@@ -91,10 +112,7 @@ pub(crate) fn create(interfaces: &[InterfacePlan], pid: i32) -> Result<(), Launc
                     });
             });
     }
-    socket
-        .request(&mut batch)
-        .map_err(|error| failure("make the container's interface", error))?;
-    isolate(interfaces, &mut socket)
+    batch
 }
 
 fn isolate(interfaces: &[InterfacePlan], socket: &mut Socket) -> Result<(), LaunchFailure> {

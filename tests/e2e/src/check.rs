@@ -1,6 +1,7 @@
 //! How a case fails: a text, made from any error or by the macros here.
 
 use std::{
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -89,13 +90,22 @@ macro_rules! lacks {
     }};
 }
 
-/// Asks again and again until `found` gives a value; fails after `seconds`.
+/// How many times longer than usual the cases wait: a whole number in `E2E_PATIENCE`, for slow machines.
+pub fn patience() -> u32 {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    *FACTOR.get_or_init(|| {
+        let text = std::env::var("E2E_PATIENCE").unwrap_or_default();
+        text.parse().unwrap_or(1).max(1)
+    })
+}
+
+/// Asks again and again until `found` gives a value; fails after `seconds` (times [`patience`]).
 pub fn until<T>(
     seconds: u64,
     what: &str,
     mut found: impl FnMut() -> Outcome<Option<T>>,
 ) -> Outcome<T> {
-    let end = Instant::now() + Duration::from_secs(seconds);
+    let end = Instant::now() + Duration::from_secs(seconds) * patience();
     let mut pause = Duration::from_millis(5);
     loop {
         if let Some(value) = found()? {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use e2e::{
-    check::{Fail, Outcome, until},
+    check::{Fail, Outcome, patience, until},
     engine, fail, frames,
     frames::Frame,
     http::{Connection, Response, escape},
@@ -319,11 +319,11 @@ impl Ctx {
         self.command(command, input)
     }
 
-    /// Any command with the engine in its environment; ended after a minute.
+    /// Any command with the engine in its environment; ended after a minute (times [`patience`]).
     pub fn command(&self, command: Command, input: &str) -> Outcome<Out> {
         let mut limited = Command::new("timeout");
         limited
-            .args(["-k", "2", "60"])
+            .args(["-k", "2", &(60 * patience()).to_string()])
             .arg(command.get_program())
             .args(command.get_args());
         let config = self.world.scratch.join("docker-config");

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    check::{Fail, Outcome, until},
+    check::{Fail, Outcome, patience, until},
     fail,
     http::{Connection, Response},
 };
@@ -119,7 +119,7 @@ impl Engine {
             .spawn()
             .map_err(|e| Fail(format!("{:?}: {e}", self.setup.binary)))?;
         self.child = Some(child);
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(60) * patience();
         while self.call("GET", "/_ping", None).map(|r| r.status).ok() != Some(200) {
             if let Some(status) = self
                 .child

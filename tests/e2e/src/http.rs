@@ -9,9 +9,9 @@ use std::{
 
 use serde_json::Value;
 
-use crate::check::{Fail, Outcome};
+use crate::check::{Fail, Outcome, patience};
 
-/// No read of a case waits longer than this.
+/// No read of a case waits longer than this (times [`patience`]).
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The answer to a request, its body read to the end.
@@ -89,8 +89,8 @@ pub struct Connection {
 impl Connection {
     pub fn open(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE * patience()))?;
+        stream.set_write_timeout(Some(PATIENCE * patience()))?;
         Ok(Self {
             reader: BufReader::with_capacity(65536, stream),
             framing: Framing::Done,

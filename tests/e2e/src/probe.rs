@@ -64,7 +64,7 @@ pub fn serve(port: u16) -> Outcome<bool> {
 
 /// Sends a few bytes and prints the answer.
 pub fn ask(protocol: &str, address: &str, port: u16) -> Outcome<bool> {
-    let patience = Duration::from_secs(3);
+    let patience = Duration::from_secs(3) * e2e::check::patience();
     let target = (address, port)
         .to_socket_addrs()?
         .next()

@@ -356,7 +356,8 @@ impl Actor {
     /// The first process has ended: record it, tell everybody, give back what the run used.
     pub(super) async fn exited(&mut self, exit: Exit) {
         let started = self.run.state.started_at;
-        let finished = Timestamp(exit.time_nano);
+        // The start is noted when the daemon hears of it, which can be after a short run's end.
+        let finished = Timestamp(exit.time_nano.max(started.0.saturating_add(1)));
         self.run.state.phase = self.after_exit(exit.code, finished, started);
         self.run.state.exit_code = exit.code;
         self.run.state.oom_killed = exit.oom_killed;

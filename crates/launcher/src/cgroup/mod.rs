@@ -95,6 +95,25 @@ impl Cgroup {
         }
     }
 
+    /// The v2 group below the container's own in which a process of it is now.
+    ///
+    /// # Errors
+    /// `EBUSY` when the process has left the container's group, `ENOENT` without a v2 tree.
+    pub(crate) fn open_group_of(&self, pid: i32) -> io::Result<OwnedFd> {
+        let root = self
+            .layout
+            .unified
+            .as_ref()
+            .ok_or(io::ErrorKind::NotFound)?;
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let path = unified_path(&text).ok_or(io::ErrorKind::NotFound)?;
+        let below = path.strip_prefix(&self.path);
+        if !below.is_some_and(|rest| rest.starts_with('/')) || path.split('/').any(|p| p == "..") {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        open_directory(&root.join(path))
+    }
+
     /// Changes limits of a running container; what is 0, `None` or empty stays as it is.
     ///
     /// # Errors
@@ -218,6 +237,12 @@ impl Cgroup {
                 .or_else(|| self.directories().next()),
         }
     }
+}
+
+/// The path of the v2 group in a /proc/pid/cgroup, without leading slash.
+fn unified_path(text: &str) -> Option<&str> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(path.trim_start_matches('/'))
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
@@ -385,6 +410,13 @@ mod tests {
             blkio_read_bps: vec![(8, 0, 1000)],
             ..Resources::default()
         }
+    }
+
+    #[test]
+    fn group_of_a_process() {
+        let text = "4:memory:/a\n0::/docker/x/init.scope\n";
+        assert_eq!(unified_path(text), Some("docker/x/init.scope"));
+        assert_eq!(unified_path("4:memory:/a\n"), None);
     }
 
     #[test]

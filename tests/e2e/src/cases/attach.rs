@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{check::Outcome, ensure, fail, frames, has, http::Connection, same};
+use e2e::{check::{Outcome, patience}, ensure, fail, frames, has, http::Connection, same};
 use serde_json::{Value, json};
 
 use crate::{
@@ -433,10 +433,9 @@ fn cli_run_with_input(ctx: &Ctx) -> Outcome {
 }
 
 fn cli_attach_no_stdin(ctx: &Ctx) -> Outcome {
-    let id = ctx.launch(
-        "c",
-        &json!({"Cmd": ["sh", "-c", "for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done; exit 2"]}),
-    )?;
+    let pause = 0.2 * f64::from(patience());
+    let script = format!("for i in 1 2 3 4 5 6; do echo $i; sleep {pause}; done; exit 2");
+    let id = ctx.launch("c", &json!({"Cmd": ["sh", "-c", script]}))?;
     let out = ctx.docker(&["attach", "--no-stdin", &id])?;
     same!(out.code, 2);
     has!(out.stdout, "5\n6\n");

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{check::Outcome, ensure, fail, frames, has, same};
+use e2e::{check::{Outcome, patience}, ensure, fail, frames, has, same};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -191,10 +191,9 @@ fn follow_ends_at_exit(ctx: &Ctx) -> Outcome {
 }
 
 fn follow_with_tail_and_until(ctx: &Ctx) -> Outcome {
-    let id = ctx.launch(
-        "c",
-        &json!({"Cmd": ["sh", "-c", "echo a; echo b; sleep 0.7; echo c; sleep 0.3"]}),
-    )?;
+    let pause = 0.7 * f64::from(patience());
+    let script = format!("echo a; echo b; sleep {pause}; echo c; sleep 0.3");
+    let id = ctx.launch("c", &json!({"Cmd": ["sh", "-c", script]}))?;
     ctx.log_has(&id, "b")?;
     same!(ctx.logs(&id, "&follow=1&tail=1")?.0, "b\nc\n");
     same!(ctx.logs(&id, "&follow=1&tail=0")?.0, "");

@@ -3,6 +3,7 @@
 mod attach;
 mod badhttp;
 mod badinput;
+mod cgroups;
 mod daemon;
 mod events;
 mod exec;
@@ -61,6 +62,7 @@ pub fn all() -> Vec<Case> {
         images::list(),
         security::list(),
         resources::list(),
+        cgroups::list(),
         namespaces::list(),
         network::list(),
         ports::list(),
