@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{check::{Outcome, patience}, ensure, fail, frames, has, http::Connection, same};
+use e2e::{
+    check::{Outcome, patience},
+    ensure, fail, frames, has,
+    http::Connection,
+    same,
+};
 use serde_json::{Value, json};
 
 use crate::{

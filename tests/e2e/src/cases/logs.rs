@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{check::{Outcome, patience}, ensure, fail, frames, has, same};
+use e2e::{
+    check::{Outcome, patience},
+    ensure, fail, frames, has, same,
+};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
