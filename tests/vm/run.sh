@@ -185,7 +185,7 @@ console=$work/console
 begin=$SECONDS
 timeout -k 5 "${VM_TIMEOUT:-1800}" qemu-system-x86_64 -accel tcg,thread=multi -m 1536 -smp 2 -nographic -no-reboot -nodefaults -serial stdio -net none \
     -kernel "$vmlinuz" -initrd "$work/early.cpio" -append "console=ttyS0 quiet panic=-1 mitigations=off" \
-    -drive "file=$work/disk.img,if=virtio,format=raw,cache=unsafe" </dev/null > >(tr -d '\r' | tee "$console") 2>&1 &
+    -drive "file=$work/disk.img,if=virtio,format=raw,cache=unsafe" </dev/null > >(sed -u 's/\r//g' | tee "$console") 2>&1 &
 qemu=$!
 status=0
 wait "$qemu" || status=$?
