@@ -4,15 +4,13 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::Path,
-    time::Duration,
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::ioctl_fionbio,
-    net::{
-        AddressFamily, SocketFlags, SocketType, socketpair,
-        sockopt::{Timeout, set_socket_timeout},
-    },
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
 use crate::{
@@ -26,8 +24,11 @@ pub use crate::{
     zygote::{Zygote, spawn_zygote},
 };
 
-/// A new shim that takes its task for so long never will.
-const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a killed shim may take to go.
+const KILL_PATIENCE: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 
 /// A message and the descriptors that came with it (the pidfd of `Started` and `Hello`).
 #[derive(Debug)]
@@ -73,6 +74,10 @@ impl Connection {
     /// # Errors
     /// A broken connection, or `InvalidData` for something that is no message: the connection is of no use any more.
     pub fn try_recv(&mut self) -> io::Result<Polled> {
+        if self.sending() {
+            // A shim that is gone is seen below, after its last words.
+            let _ = self.flush();
+        }
         Ok(match self.reader.receive(&self.socket)? {
             Received::Frame(frame) => Polled::Message(Box::new(Incoming {
                 message: serde_json::from_slice(&frame.body)?,
@@ -92,6 +97,16 @@ impl Connection {
         let body = serde_json::to_vec(request)?;
         self.writer.push(&body, fds, FRAME_LIMIT)?;
         self.flush()
+    }
+
+    /// True while something waits for room in the socket.
+    pub fn sending(&self) -> bool {
+        self.waiting() > 0
+    }
+
+    /// Bytes that wait for room in the socket.
+    pub fn waiting(&self) -> usize {
+        self.writer.waiting()
     }
 
     /// Sends what waits; true when nothing is left.
@@ -123,12 +138,32 @@ pub fn connect(run_dir: &Path) -> io::Result<Connection> {
     Connection::new(listen::connect(run_dir)?)
 }
 
+/// Kills the shim of a run directory, one that does not answer too; without one it does nothing.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn kill_shim(run_dir: &Path) -> io::Result<()> {
+    let Ok(pid) = listen::owner(run_dir) else {
+        return Ok(());
+    };
+    let shim = pidfd_open(pid, PidfdFlags::empty())?;
+    // Still listening, so the number is still its own. Its peers are the kernel's word for who listens.
+    if listen::owner(run_dir).is_ok_and(|again| again == pid) {
+        pidfd_send_signal(&shim, Signal::KILL)?;
+    }
+    // Its socket, run directory and control group are free when it is gone.
+    let mut fds = [PollFd::new(&shim, PollFlags::IN)];
+    poll(&mut fds, Some(&KILL_PATIENCE))?;
+    Ok(())
+}
+
 impl Zygote {
     /// Starts a shim and gives it its task. `clients` are the sockets for `request.attach`, in that order. The first message is `Started`
     /// or `LaunchFailed`; a shim that ends without either was killed.
     ///
     /// # Errors
-    /// `BrokenPipe` when the zygote is gone (start another one), `InvalidInput` when the request is too large (4 MiB), `TimedOut`.
+    /// `BrokenPipe` when the zygote is gone (start another one), `WouldBlock` when it does not take tasks, `InvalidInput` when the
+    /// request is too large (4 MiB).
     pub fn launch(&self, request: &LaunchRequest, clients: Vec<OwnedFd>) -> io::Result<Connection> {
         let body = postcard::to_stdvec(request).map_err(io::Error::other)?;
         let (ours, theirs) = socketpair(
@@ -139,16 +174,15 @@ impl Zygote {
         )?;
         self.fork(theirs.as_fd())?;
         drop(theirs);
-        let mut writer = FrameWriter::default();
-        writer.push(&body, clients, LAUNCH_LIMIT)?;
-        set_socket_timeout(&ours, Timeout::Send, Some(LAUNCH_PATIENCE))?;
-        match writer.flush(&ours) {
-            Ok(true) => {}
-            Ok(false) => return Err(io::ErrorKind::TimedOut.into()),
+        let mut connection = Connection::new(ours)?;
+        connection.writer.push(&body, clients, LAUNCH_LIMIT)?;
+        match connection.flush() {
+            // What the socket has no room for goes with the first reads.
+            Ok(_) => {}
             // The fork failed; why is still to be read.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Err(error) => return Err(error),
         }
-        Connection::new(ours)
+        Ok(connection)
     }
 }

@@ -5,15 +5,17 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
+    time::Duration,
 };
 
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, chmodat, openat, unlinkat},
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
-        connect as connect_to, listen, socket_with, sockopt::socket_peercred,
+        connect as connect_to, listen, socket_with,
+        sockopt::{Timeout, set_socket_timeout, socket_peercred},
     },
-    process::geteuid,
+    process::{Pid, geteuid},
 };
 
 /// Name of the socket in the run directory.
@@ -64,13 +66,25 @@ pub fn remove(run_dir: &Path) {
     let _ = std::fs::remove_file(run_dir.join(SOCKET));
 }
 
-/// Connects to the shim of a run directory, blocking.
+/// A shim that does not take connections for so long is stopped.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Connects to the shim of a run directory, blocking (a stopped shim's queue may be full).
 ///
 /// # Errors
-/// `ENOENT` or `ECONNREFUSED` when there is no shim.
+/// `ENOENT` or `ECONNREFUSED` when there is no shim, `EAGAIN` when it does not take the connection.
 pub fn connect(run_dir: &Path) -> io::Result<OwnedFd> {
     let (_folder, address) = folder(run_dir)?;
     let socket = stream_socket(SocketFlags::empty())?;
+    set_socket_timeout(&socket, Timeout::Send, Some(CONNECT_PATIENCE))?;
     connect_to(&socket, &address)?;
     Ok(socket)
+}
+
+/// The process that listens in a run directory.
+///
+/// # Errors
+/// As [`connect`].
+pub fn owner(run_dir: &Path) -> io::Result<Pid> {
+    Ok(socket_peercred(&connect(run_dir)?)?.pid)
 }

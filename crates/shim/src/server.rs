@@ -269,6 +269,7 @@ impl Server {
         }
         if self.leftovers.due.is_some_and(|(at, _)| now >= at) {
             self.remove_leftovers(now);
+            self.leave();
         }
     }
 
@@ -342,8 +343,16 @@ impl Server {
             exec.io.end_clients();
         }
         listen::remove(&self.run_dir);
-        self.control = None;
         self.remove_leftovers(Instant::now());
+        self.leave();
+    }
+
+    /// Hangs up when nothing of this run is left: only then may the daemon start the next one, which has the same control
+    /// group, run directory and upper layer.
+    fn leave(&mut self) {
+        if matches!(self.phase, Phase::Released(_)) && self.leftovers.due.is_none() {
+            self.control = None;
+        }
     }
 
     /// Unmounts by letting go of the mount namespace, removes the cgroups. Processes that still leave them get some time.

@@ -116,8 +116,8 @@ fn launched(
             pid: container.pid,
             start_time: container.start_time,
         };
-        // A daemon that died meanwhile finds the container through shim.sock.
-        let _ = send_now(control, &started, vec![container.pidfd.try_clone()?]);
+        // A daemon that has died or given up meanwhile counts this run as never made: so it must not be.
+        send_now(control, &started, vec![container.pidfd.try_clone()?])?;
         rustix::io::ioctl_fionbio(control, true)?;
         Ok((container, mnt_ns))
     });

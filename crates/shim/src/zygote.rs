@@ -139,7 +139,7 @@ impl Zygote {
     /// Forks a shim that talks over `socket`. Any thread may call it, at any time.
     ///
     /// # Errors
-    /// `EPIPE` when the zygote is gone.
+    /// `EPIPE` when the zygote is gone, `EAGAIN` when it takes nothing: nobody waits for it.
     pub fn fork(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let fds = [socket];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -149,7 +149,8 @@ impl Zygote {
         }
         loop {
             let parts = [IoSlice::new(&[1])];
-            match sendmsg(&self.socket, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(&self.socket, &parts, &mut ancillary, flags) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -41,6 +41,10 @@ pub(crate) enum Command {
         log: bool,
         reply: Reply<()>,
     },
+    /// It was killed, but its shim said nothing: end the shim, too.
+    Abandon {
+        reply: Reply<()>,
+    },
     /// The user asked for an end: a restart policy stays quiet.
     MarkStopped,
     /// An event about this container alone (`stop`, `restart`, `attach`, ...).
@@ -92,6 +96,8 @@ pub(crate) struct Actor {
     pub(super) run: RunRecord,
     pub(super) view: watch::Sender<Arc<Snapshot>>,
     pub(super) link: Option<ShimLink>,
+    /// The shim of the last run, until nothing of that run is left. The next start waits for it.
+    pub(super) leaving: Option<ShimLink>,
     pub(super) pidfd: Option<OwnedFd>,
     /// Clients that attached before the start.
     pub(super) waiting: Vec<(AttachStreams, OwnedFd)>,
@@ -112,6 +118,7 @@ pub(crate) struct Actor {
 #[derive(Default)]
 pub(crate) struct Alive {
     pub link: Option<ShimLink>,
+    pub leaving: Option<ShimLink>,
     pub pidfd: Option<OwnedFd>,
     pub exec_ids: Vec<String>,
     pub lease: Option<Lease>,
@@ -131,6 +138,7 @@ impl Actor {
     ) -> Self {
         let Alive {
             link,
+            leaving,
             pidfd,
             exec_ids,
             lease,
@@ -145,6 +153,7 @@ impl Actor {
             run,
             view,
             link,
+            leaving,
             pidfd,
             waiting: Vec::new(),
             pending: HashMap::new(),
@@ -183,10 +192,19 @@ impl Actor {
                     None => std::future::pending().await,
                 }
             };
+            let left = async {
+                match self.leaving.as_mut() {
+                    Some(link) => link.receive().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 message = message => self.observe(message).await,
                 () = due => self.restart_by_policy().await,
+                word = left => if !matches!(word, Ok(Some(_))) {
+                    self.leaving = None;
+                },
                 command = queue.recv() => match command {
                     Some(command) => self.obey(command).await,
                     None => return,
@@ -203,14 +221,15 @@ impl Actor {
                     .as_ref()
                     .is_err_and(|e| e.kind != longshore_model::ErrorKind::NotModified);
                 answer(reply, result);
-                if failed
-                    && self.definition.spec.auto_remove
-                    && self.run.state.phase.may_start().is_ok()
-                {
+                if failed && self.run.state.phase.may_start().is_ok() {
                     self.auto_remove().await;
                 }
             }
             Command::Signal { signal, log, reply } => answer(reply, self.signal(signal, log).await),
+            Command::Abandon { reply } => {
+                let result = self.abandon().await;
+                answer(reply, result);
+            }
             Command::MarkStopped => self.mark_stopped().await,
             Command::Event {
                 action,
@@ -267,7 +286,7 @@ impl Actor {
         let id = self.next_request;
         self.next_request += 1;
         let sent = match self.link.as_mut() {
-            Some(link) => link.send(id, body, fds).await,
+            Some(link) => link.send(id, body, fds),
             None => Err(self.not_running()),
         };
         match sent {
@@ -292,7 +311,10 @@ impl Actor {
 
     async fn heard(&mut self, message: Message) {
         match message {
-            Message::Exited(exit) => self.exited(exit).await,
+            Message::Exited(exit) => {
+                self.exited(exit).await;
+                self.auto_remove().await;
+            }
             Message::ExecExited { exec_id, code } => self.exec_exited(&exec_id, code).await,
             Message::ExecStarted { id, exec_id, pid } => {
                 if let Some(Pending::Exec(reply)) = self.pending.remove(&id) {
@@ -333,11 +355,12 @@ impl Actor {
         }
         tracing::error!(container = %self.definition.id, "lost its shim: {why}");
         if let Some(pidfd) = self.pidfd.as_ref() {
-            let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+            let _ = super::kill::send(pidfd, 9);
         }
         let dirs = self.engine.run_dir(&self.definition.id);
         let cgroup = self.cgroup_path();
         let exit = crate::blocking(move || {
+            let _ = longshore_shim::client::kill_shim(&dirs);
             let exit = super::recover::read_exit(&dirs);
             super::recover::clear_run(&dirs, &cgroup);
             Ok(exit)
@@ -351,6 +374,19 @@ impl Actor {
             time_nano: Timestamp::now().0,
         }))
         .await;
+        self.auto_remove().await;
+    }
+
+    /// The first process has ended but its shim does not say so: on without it.
+    async fn abandon(&mut self) -> Result<()> {
+        if !self.run.state.phase.is_running() {
+            return Ok(());
+        }
+        if !self.pidfd.as_ref().is_some_and(super::kill::is_over) {
+            return Err(Error::system("its first process does not end"));
+        }
+        self.shim_gone("it does not answer").await;
+        Ok(())
     }
 
     /// The first process has ended: record it, tell everybody, give back what the run used.
@@ -391,10 +427,8 @@ impl Actor {
             )));
         }
         if let Some(mut link) = self.link.take() {
-            let _ = link.send(0, RequestBody::Release, Vec::new()).await;
-        }
-        if self.definition.spec.auto_remove {
-            self.auto_remove().await;
+            let _ = link.send(0, RequestBody::Release, Vec::new());
+            self.leaving = Some(link);
         }
     }
 
@@ -480,6 +514,8 @@ impl Actor {
             };
             self.ask(body, vec![socket], Pending::Done(reply)).await;
         } else {
+            // Clients that did not wait for the start are not kept.
+            self.waiting.retain(|(_, client)| !hung_up(client));
             self.waiting.push((streams, socket));
             answer(reply, Ok(()));
         }
@@ -561,6 +597,16 @@ impl Actor {
             })
             .await
     }
+}
+
+fn hung_up(client: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(client, PollFlags::empty())];
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// How long an actor waits for a shim that should answer at once.

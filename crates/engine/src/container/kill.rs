@@ -23,6 +23,17 @@ pub(super) fn send(pidfd: impl AsFd, number: i32) -> Result<()> {
     }
 }
 
+/// True when the process has ended, reaped or not.
+pub(super) fn is_over(pidfd: &std::os::fd::OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
 impl Engine {
     /// Sends a signal to the first process (empty: SIGKILL). SIGKILL is answered when the container has ended.
     ///
@@ -63,9 +74,21 @@ impl Engine {
                 ..error
             })?;
         if number == SIGKILL {
-            ended(&handle, snapshot.exits, Some(KILL_PATIENCE)).await;
+            self.killed(&handle, snapshot.exits).await;
         }
         Ok(())
+    }
+
+    /// Waits for the end after SIGKILL. Where the shim does not tell of it, on without the shim. False: the first process
+    /// itself does not end.
+    pub(super) async fn killed(&self, handle: &Handle, exits: u64) -> bool {
+        ended(handle, exits, Some(KILL_PATIENCE)).await
+            || self
+                .inner
+                .ask(handle, |reply| Command::Abandon { reply })
+                .await
+                .is_ok()
+            || handle.snapshot().removed
     }
 
     /// Asks the container to end, then makes it. `timeout` in seconds: None = its own or 10, negative = wait for ever.
@@ -117,7 +140,7 @@ impl Engine {
         let patience = u64::try_from(seconds).ok().map(Duration::from_secs);
         if first.is_ok() && !ended(handle, snapshot.exits, patience).await {
             let _ = signalled(SIGKILL).await;
-            if !ended(handle, snapshot.exits, Some(KILL_PATIENCE)).await {
+            if !self.killed(handle, snapshot.exits).await {
                 return Err(Error::system(format!(
                     "cannot stop container: {name}: tried to kill container, but did not receive an exit event"
                 )));

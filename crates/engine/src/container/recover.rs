@@ -6,7 +6,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use longshore_model::{ContainerId, Result, Timestamp};
@@ -24,10 +24,13 @@ use super::{
     record::{Definition, RUN_SUFFIX, RunRecord},
     shim_link::ShimLink,
 };
-use crate::Inner;
+use crate::{Inner, api::RemoveRequest};
 
 /// How long a shim may take to say hello. All are asked side by side.
-const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+const HELLO_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long killed processes may take to leave their cgroup.
+const CLEAR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Reads all records, adopts what lives. Corrupt rows are quarantined; the rest starts.
 pub(crate) async fn recover(engine: &Arc<Inner>) -> Result<()> {
@@ -56,6 +59,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>) -> Result<()> {
         starting.extend(adopted.ok().flatten());
     }
     sweep(engine, known_dirs, known_links).await;
+    remove_ended(engine).await;
     start_again(engine, starting);
     Ok(())
 }
@@ -92,6 +96,40 @@ fn start_again(engine: &Arc<Inner>, mut ids: Vec<ContainerId>) {
             }
         }
     });
+}
+
+/// `--rm` containers that have ended, before the daemon's death or since. After all are adopted, so that a volume is seen
+/// to be in use.
+async fn remove_ended(engine: &Arc<Inner>) {
+    for handle in engine.containers.handles() {
+        let snapshot = handle.snapshot();
+        let ended = match snapshot.state.phase {
+            Phase::Exited => true,
+            Phase::Created => !snapshot.state.error.is_empty(),
+            Phase::Starting
+            | Phase::Restarting
+            | Phase::Running { .. }
+            | Phase::Removing
+            | Phase::Dead => false,
+        };
+        if !ended || !snapshot.spec.auto_remove {
+            continue;
+        }
+        let request = RemoveRequest {
+            force: true,
+            volumes: true,
+            link: false,
+        };
+        let given = snapshot.name.clone();
+        let removed = engine.ask(&handle, |reply| Command::Remove {
+            request,
+            given,
+            reply,
+        });
+        if let Err(error) = removed.await {
+            tracing::error!(container = %snapshot.id, "not removed: {error}");
+        }
+    }
 }
 
 async fn read(engine: &Arc<Inner>) -> Result<Vec<(Definition, RunRecord)>> {
@@ -153,10 +191,10 @@ async fn adopt(
         }
         // Ended, but the daemon died before it could let the shim go.
         let cgroup = super::plan::cgroup_path(&engine.config, &definition);
-        if let Some(Found::Alive(mut link, ..) | Found::Ended(_, Some(mut link))) =
-            look(engine, &definition, 0).await
-        {
-            let _ = link.send(0, RequestBody::Release, Vec::new()).await;
+        let mut alive = Alive::default();
+        if let Some(Found::Ended(_, Some(mut link))) = look(engine, &definition, 0).await {
+            let _ = link.send(0, RequestBody::Release, Vec::new());
+            alive.leaving = Some(link);
         } else {
             let run_dir = engine.run_dir(&definition.id);
             let _ = crate::blocking(move || {
@@ -168,7 +206,7 @@ async fn adopt(
             .await;
         }
         let id = definition.id.clone();
-        Actor::spawn(engine, definition, run, Alive::default());
+        Actor::spawn(engine, definition, run, alive);
         return comes_back.then_some(id);
     }
     let found = look(engine, &definition, was.pid()).await;
@@ -195,7 +233,7 @@ async fn adopt(
                 link: Some(link),
                 pidfd: Some(pidfd),
                 exec_ids: running,
-                lease: None,
+                ..Alive::default()
             };
             Actor::spawn(engine, definition, run, alive);
         }
@@ -250,6 +288,18 @@ async fn look(engine: &Arc<Inner>, definition: &Definition, pid: i32) -> Option<
             if let Some(pidfd) = link.take_fd().or_else(|| same_process(pid, start_time)) {
                 return Some(Found::Alive(link, pidfd, execs));
             }
+            // It has ended, its last output is being read.
+            let end = async {
+                while let Ok(Some(message)) = link.receive().await {
+                    if let Message::Exited(exit) = message {
+                        return Some(exit);
+                    }
+                }
+                None
+            };
+            if let Ok(Some(exit)) = tokio::time::timeout(HELLO_PATIENCE, end).await {
+                return Some(Found::Ended(exit, Some(link)));
+            }
         }
         tracing::error!(container = %definition.id, "its shim does not answer");
     }
@@ -283,12 +333,21 @@ pub(crate) fn read_exit(run_dir: &Path) -> Option<Exit> {
 
 /// Ends whatever a run without a shim left: processes by cgroup, cgroups, run directory.
 pub(crate) fn clear_run(run_dir: &Path, cgroup: &str) {
+    // The shim first: it must not serve, record or make anything any more.
+    if let Err(error) = client::kill_shim(run_dir) {
+        tracing::warn!("shim of {} not killed: {error}", run_dir.display());
+    }
     let cgroup = Cgroup::open(cgroup);
     if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {
         let _ = cgroup.kill();
     }
-    if let Err(error) = cgroup.remove() {
-        tracing::warn!("cgroup {} not removed: {error}", cgroup.path());
+    let end = Instant::now() + CLEAR_PATIENCE;
+    while let Err(error) = cgroup.remove() {
+        if Instant::now() > end {
+            tracing::warn!("cgroup {} not removed: {error}", cgroup.path());
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
     let _ = std::fs::remove_dir_all(run_dir);
 }
@@ -301,10 +360,7 @@ async fn gone(
     exit: Exit,
     link: Option<ShimLink>,
 ) {
-    if let Some(endpoint) = &run.endpoint {
-        // Its address and ports are known again before they are given back.
-        let _ = engine.network.adopt(endpoint, &[]);
-    }
+    // Its address and ports are free: nobody has adopted them, and another container may have them by now.
     let mut run = run;
     run.ports.clear();
     Actor::settle(engine, definition, run, exit, link).await;
@@ -326,7 +382,8 @@ async fn half_made(
             }
         })
         .await;
-        let _ = link.send(0, RequestBody::Release, Vec::new()).await;
+        let _ = link.send(0, RequestBody::Release, Vec::new());
+        link.drain(HELLO_PATIENCE).await;
     }
     run.endpoint = None;
     run.ports.clear();
@@ -370,9 +427,7 @@ impl Actor {
             },
         );
         actor.exited(exit).await;
-        if !actor.removed {
-            actor.enter();
-        }
+        actor.enter();
     }
 }
 

@@ -7,7 +7,6 @@ use longshore_store::{Batch, Durability, Table};
 
 use super::{
     actor::{Actor, Command},
-    kill::ended,
     phase::Phase,
     record::RUN_SUFFIX,
     registry::Handle,
@@ -34,25 +33,30 @@ impl Engine {
             .state
             .phase
             .may_remove(snapshot.id.as_str(), name, request.force)?;
-        if request.force && snapshot.state.running() {
-            self.kill_for_removal(name, &handle).await?;
-        }
-        if request.force && snapshot.state.phase == Phase::Restarting {
-            self.inner.tell(&handle, Command::MarkStopped).await;
-        }
-        let given = name.to_owned();
-        match self
-            .inner
-            .ask(&handle, |reply| Command::Remove {
-                request,
-                given,
-                reply,
-            })
-            .await
-        {
-            // Auto-removal was faster: gone is gone.
-            Err(_) if handle.snapshot().removed => Ok(()),
-            other => other,
+        loop {
+            if request.force && handle.snapshot().state.running() {
+                self.kill_for_removal(name, &handle).await?;
+            }
+            if request.force && handle.snapshot().state.phase == Phase::Restarting {
+                self.inner.tell(&handle, Command::MarkStopped).await;
+            }
+            let given = name.to_owned();
+            let again = request.clone();
+            let removed = self
+                .inner
+                .ask(&handle, |reply| Command::Remove {
+                    request: again,
+                    given,
+                    reply,
+                })
+                .await;
+            match removed {
+                // Auto-removal was faster: gone is gone.
+                Err(_) if handle.snapshot().removed => return Ok(()),
+                // A start came in between.
+                Err(_) if request.force && handle.snapshot().state.running() => {}
+                other => return other,
+            }
         }
     }
 
@@ -67,7 +71,7 @@ impl Engine {
                 reply,
             })
             .await;
-        if killed.is_ok() && !ended(handle, exits, Some(std::time::Duration::from_secs(10))).await {
+        if killed.is_ok() && !self.killed(handle, exits).await {
             return Err(Error::conflict(format!(
                 "cannot remove container \"{name}\": could not kill container: tried to kill container, but did not \
                  receive an exit event"
@@ -123,6 +127,9 @@ impl Engine {
 impl Actor {
     /// `--rm`: with its anonymous volumes, quietly.
     pub(super) async fn auto_remove(&mut self) {
+        if !self.definition.spec.auto_remove {
+            return;
+        }
         let request = RemoveRequest {
             force: true,
             volumes: true,

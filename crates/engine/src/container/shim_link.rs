@@ -1,13 +1,16 @@
 //! The daemon's end of a shim's control socket, for async code.
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, time::Duration};
 
 use longshore_model::{Error, Result};
 use longshore_shim::{
     client::{Connection, Polled},
     protocol::{Message, Request, RequestBody},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::{Interest, Ready, unix::AsyncFd};
+
+/// A shim that lets this many bytes of requests wait is stopped.
+const WAITING_LIMIT: usize = 1 << 20;
 
 /// A connected shim.
 pub(crate) struct ShimLink {
@@ -41,40 +44,45 @@ impl ShimLink {
     pub(crate) async fn receive(&mut self) -> Result<Option<Message>> {
         let broken = |e: std::io::Error| Error::io("read from the container's shim", e);
         loop {
-            let mut ready = self.connection.readable_mut().await.map_err(broken)?;
+            let sending = self.connection.get_ref().sending();
+            let interest = if sending {
+                Interest::READABLE | Interest::WRITABLE
+            } else {
+                Interest::READABLE
+            };
+            let mut ready = self.connection.ready_mut(interest).await.map_err(broken)?;
+            if sending && ready.get_inner_mut().flush().is_ok_and(|all| !all) {
+                ready.clear_ready_matching(Ready::WRITABLE);
+            }
             match ready.get_inner_mut().try_recv().map_err(broken)? {
                 Polled::Message(incoming) => {
                     self.received = incoming.fds;
                     return Ok(Some(incoming.message));
                 }
                 Polled::Closed => return Ok(None),
-                Polled::Pending => ready.clear_ready(),
+                Polled::Pending => ready.clear_ready_matching(Ready::READABLE),
             }
         }
     }
 
-    /// Sends a request; waits while the socket is full.
+    /// Sends a request. It never waits: what a full socket does not take goes with the following [`Self::receive`]s.
     ///
     /// # Errors
-    /// The shim is gone.
-    pub(crate) async fn send(
-        &mut self,
-        id: u64,
-        body: RequestBody,
-        fds: Vec<OwnedFd>,
-    ) -> Result<()> {
+    /// The shim is gone, or has not read for long.
+    pub(crate) fn send(&mut self, id: u64, body: RequestBody, fds: Vec<OwnedFd>) -> Result<()> {
         let gone = |e: std::io::Error| Error::io("write to the container's shim", e);
-        let mut sent = self
-            .connection
-            .get_mut()
-            .send(&Request { id, body }, fds)
-            .map_err(gone)?;
-        while !sent {
-            let mut ready = self.connection.writable_mut().await.map_err(gone)?;
-            ready.clear_ready();
-            sent = ready.get_inner_mut().flush().map_err(gone)?;
+        let connection = self.connection.get_mut();
+        if connection.waiting() > WAITING_LIMIT {
+            return Err(Error::unavailable("the container's shim does not answer"));
         }
+        connection.send(&Request { id, body }, fds).map_err(gone)?;
         Ok(())
+    }
+
+    /// Reads until the shim hangs up or `patience` runs out: then nothing of its run is left.
+    pub(crate) async fn drain(&mut self, patience: Duration) {
+        let end = async { while let Ok(Some(_)) = self.receive().await {} };
+        let _ = tokio::time::timeout(patience, end).await;
     }
 
     /// The descriptor that came with the last message.

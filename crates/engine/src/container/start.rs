@@ -1,7 +1,7 @@
 //! From created or exited to running: endpoint, record of the intent, ports, files, shim, record of the run. What was
 //! made before a failure is undone in reverse order.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use longshore_model::{Error, ErrorKind, Result, Timestamp, id::random_hex, port::PublishedPort};
 use longshore_network::Endpoint;
@@ -9,6 +9,7 @@ use longshore_shim::protocol::{
     AttachStreams, LaunchFailure, LaunchFailureKind, LaunchRequest, Message, RequestBody,
 };
 use longshore_store::{Durability, NewEvent};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     actor::{Actor, SHIM_PATIENCE},
@@ -19,6 +20,11 @@ use super::{
     spec::{IpcMode, Mode, NetworkMode},
 };
 use crate::{Engine, Inner};
+
+/// How long the last run's shim may take to remove what it had. It gives up by itself after five seconds.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
+/// A start that takes longer gives its turn away.
+const SLOT_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Starts a container.
@@ -46,16 +52,19 @@ impl Actor {
         let joins = self.joins()?;
         // More starts at once than this only fight for the kernel's locks (floor.md section 5).
         let engine = self.engine.clone();
-        let _slot = engine
+        let slot = engine
             .start_slots
             .acquire()
             .await
             .map_err(|_| Error::unavailable("the daemon is shutting down"))?;
+        if let Some(mut last) = self.leaving.take() {
+            last.drain(LEAVE_PATIENCE).await;
+        }
         let mut setup = Setup {
             endpoint: self.allocate()?,
             ports: Vec::new(),
         };
-        match self.bring_up(&mut setup, joins).await {
+        match self.bring_up(&mut setup, joins, slot).await {
             Ok(()) => Ok(()),
             Err(failure) => Err(self.undo(setup, before, failure).await),
         }
@@ -65,6 +74,7 @@ impl Actor {
         &mut self,
         setup: &mut Setup,
         joins: Joins,
+        slot: SemaphorePermit<'_>,
     ) -> std::result::Result<(), StartError> {
         self.run.state.phase = Phase::Starting;
         self.run.endpoint.clone_from(&setup.endpoint);
@@ -84,8 +94,9 @@ impl Actor {
         intent?;
         let (request, sockets) = request?;
         let mut link = ShimLink::new(self.engine.launch(&request, sockets)?)?;
-        let (pid, start_time, pidfd) = launched(&mut link).await?;
+        let first = launched(&mut link, slot).await;
         self.link = Some(link);
+        let (pid, start_time, pidfd) = first?;
         self.pidfd = Some(pidfd);
         self.run.state = super::snapshot::State {
             phase: Phase::Running {
@@ -153,12 +164,12 @@ impl Actor {
 
     /// Undoes in reverse order what a failed start made, records the failure, gives the text for the client.
     async fn undo(&mut self, setup: Setup, before: Phase, failure: StartError) -> Error {
-        if let (Some(pidfd), true) = (self.pidfd.take(), self.link.is_some()) {
-            // Running, but the record of it was refused: nothing may run unrecorded.
-            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-        }
-        if let Some(mut link) = self.link.take() {
-            let _ = link.send(0, RequestBody::Release, Vec::new()).await;
+        let pidfd = self.pidfd.take();
+        // A shim that has reported a failure has undone everything and ends.
+        if let Some(link) = self.link.take()
+            && !matches!(failure, StartError::Launch(_))
+        {
+            self.take_back(link, pidfd).await;
         }
         self.waiting.clear();
         if let Some(endpoint) = &setup.endpoint {
@@ -183,6 +194,28 @@ impl Actor {
             self.publish();
         }
         error
+    }
+
+    /// Ends a run that is not recorded (the disk refused it) or of which the shim said nothing in time.
+    async fn take_back(&self, mut link: ShimLink, pidfd: Option<OwnedFd>) {
+        if let Some(pidfd) = pidfd {
+            let _ = super::kill::send(&pidfd, 9);
+            let end = async {
+                while let Ok(Some(message)) = link.receive().await {
+                    if matches!(message, Message::Exited(_)) {
+                        let _ = link.send(0, RequestBody::Release, Vec::new());
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(LEAVE_PATIENCE, end).await;
+        }
+        drop(link);
+        let (run_dir, cgroup) = (self.engine.run_dir(&self.definition.id), self.cgroup_path());
+        let _ = crate::blocking(move || {
+            super::recover::clear_run(&run_dir, &cgroup);
+            Ok(())
+        })
+        .await;
     }
 
     /// An address on the default bridge, when the container's mode wants one.
@@ -335,7 +368,10 @@ fn publish(
 }
 
 /// Waits for the shim's first word.
-async fn launched(link: &mut ShimLink) -> std::result::Result<(i32, u64, OwnedFd), StartError> {
+async fn launched(
+    link: &mut ShimLink,
+    slot: SemaphorePermit<'_>,
+) -> std::result::Result<(i32, u64, OwnedFd), StartError> {
     let wait = async {
         loop {
             match link.receive().await? {
@@ -357,6 +393,12 @@ async fn launched(link: &mut ShimLink) -> std::result::Result<(i32, u64, OwnedFd
             }
         }
     };
+    tokio::pin!(wait);
+    // One that takes long (a file system that does not answer, a big copy into a volume) does not hold up the others.
+    if let Ok(result) = tokio::time::timeout(SLOT_PATIENCE, &mut wait).await {
+        return result;
+    }
+    drop(slot);
     match tokio::time::timeout(SHIM_PATIENCE, wait).await {
         Ok(result) => result,
         Err(_) => Err(Error::system("the shim did not start the container in time").into()),

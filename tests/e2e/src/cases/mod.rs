@@ -4,6 +4,7 @@ mod attach;
 mod badhttp;
 mod badinput;
 mod cgroups;
+mod chaos;
 mod daemon;
 mod events;
 mod exec;
@@ -72,6 +73,7 @@ pub fn all() -> Vec<Case> {
         daemon::list(),
         restore::list(),
         verbs::list(),
+        chaos::list(),
     ]
     .concat()
 }
