@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     /// Stable for a data root, in uuid form.
     pub(crate) id: String,
     pub(crate) store: Store,
+    /// False when the store lost records: nothing is swept by them then.
+    pub(crate) store_whole: bool,
     pub(crate) hub: Arc<events::Hub>,
     pub(crate) containers: Registry,
     pub(crate) execs: Execs,

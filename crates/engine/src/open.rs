@@ -92,6 +92,7 @@ fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> 
         runtime,
         closing: watch::channel(false).0,
         zygote: Mutex::new(Some(zygote)),
+        store_whole: report.moved_aside.is_none() && report.quarantined.is_empty(),
         store,
         config,
     })

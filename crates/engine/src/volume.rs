@@ -19,7 +19,7 @@ use crate::{
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct VolumeRecord {
+pub(crate) struct VolumeRecord {
     name: String,
     created: Timestamp,
     #[serde(default)]
@@ -102,16 +102,57 @@ impl Volumes {
         Ok(made)
     }
 
-    /// Takes a volume out: directory to the trash, record and event in `batch`.
-    pub(crate) fn remove_from(&self, store: &Store, name: &str, batch: &mut Batch) {
-        if self.lock().remove(name).is_none() {
-            return;
-        }
+    /// Takes a volume out, its record with `batch`. Its directory goes when that is committed: [`Self::removed`].
+    pub(crate) fn remove_from(&self, name: &str, batch: &mut Batch) -> Option<VolumeRecord> {
+        let record = self.lock().remove(name)?;
         batch.delete(Table::Volume, name);
         batch.event(volume_event("destroy", name, BTreeMap::new()));
-        if let Err(error) = store.volumes().remove(name) {
-            tracing::error!(volume = name, "not removed: {error}");
+        Some(record)
+    }
+
+    /// After the commit: directory to the trash; or back, when it was refused.
+    pub(crate) fn removed(&self, store: &Store, record: VolumeRecord, committed: bool) {
+        if !committed {
+            self.lock().insert(record.name.clone(), record);
+        } else if let Err(error) = store.volumes().remove(&record.name) {
+            tracing::error!(volume = record.name, "not removed: {error}");
         }
+    }
+
+    /// Start-up: records and directories made to agree. A directory without record is of a volume half made (empty: it
+    /// goes) or half removed (it is a volume again, nobody has been told otherwise).
+    pub(crate) fn sweep(&self, store: &Store) -> Result<()> {
+        let mut missing: Vec<String> = self.lock().keys().cloned().collect();
+        let mut batch = Batch::new();
+        for name in store.volumes().known_on_disk()? {
+            if let Some(at) = missing.iter().position(|known| *known == name) {
+                missing.swap_remove(at);
+                continue;
+            }
+            if store.volumes().remove_empty(&name) {
+                continue;
+            }
+            let anonymous = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+            let label = anonymous.then(|| (ANONYMOUS.to_owned(), String::new()));
+            let record = VolumeRecord {
+                name: name.clone(),
+                created: Timestamp::now(),
+                labels: label.into_iter().collect(),
+                options: BTreeMap::new(),
+            };
+            let bytes = serde_json::to_vec(&record).map_err(|e| Error::system(e.to_string()))?;
+            tracing::warn!(volume = name, "had no record any more");
+            batch.put(Table::Volume, name.clone(), bytes);
+            self.lock().insert(name, record);
+        }
+        for name in missing {
+            tracing::warn!(volume = name, "had no directory any more");
+            store.volumes().create(&name)?;
+        }
+        if !batch.is_empty() {
+            store.commit(batch, Durability::Durable)?;
+        }
+        Ok(())
     }
 
     fn get(&self, name: &str) -> Result<VolumeRecord> {
@@ -270,14 +311,18 @@ impl Engine {
     }
 
     async fn drop_volume(&self, name: String) -> Result<()> {
-        let inner = self.inner.clone();
-        let batch = crate::blocking(move || {
-            let mut batch = Batch::new();
-            inner.volumes.remove_from(&inner.store, &name, &mut batch);
-            Ok(batch)
-        })
-        .await?;
-        self.inner.commit(batch, Durability::Durable, || {}).await
+        let mut batch = Batch::new();
+        let Some(record) = self.inner.volumes.remove_from(&name, &mut batch) else {
+            return Ok(());
+        };
+        let committed = self.inner.commit(batch, Durability::Durable, || {}).await;
+        let (inner, kept) = (self.inner.clone(), committed.is_ok());
+        let tidy = move || {
+            inner.volumes.removed(&inner.store, record, kept);
+            Ok(())
+        };
+        crate::blocking(tidy).await?;
+        committed
     }
 
     /// Removes volumes that no container uses: anonymous ones, or all with the filter `all`.

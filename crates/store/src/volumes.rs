@@ -58,6 +58,15 @@ impl Volumes {
         self.trash.take(&self.root.join(name)).map(drop)
     }
 
+    /// Removes the directory of a volume that was never used; false when there is something in it.
+    pub fn remove_empty(&self, name: &str) -> bool {
+        if check(name).is_err() {
+            return false;
+        }
+        let _ = std::fs::remove_dir(self.path(name));
+        std::fs::remove_dir(self.root.join(name)).is_ok()
+    }
+
     /// Bytes of the volume's files (`UsageData.Size`).
     ///
     /// # Errors

@@ -22,6 +22,7 @@ use super::{
     registry::Handle,
     shim_link::ShimLink,
     snapshot::Snapshot,
+    spec::NetworkMode,
 };
 use crate::{Inner, api::EndpointState, api::RemoveRequest};
 
@@ -445,6 +446,14 @@ impl Actor {
         };
         let ports = std::mem::take(&mut self.run.ports);
         let network = self.engine.default_network();
+        if self.is_donor() {
+            // The namespace lives on in those who joined it: the address must not, as the next container gets it.
+            let (engine, link) = (self.engine.clone(), endpoint.host_name.clone());
+            let unplugged = crate::blocking(move || engine.network.remove_link(&link)).await;
+            if let Err(error) = unplugged {
+                tracing::error!(container = %self.definition.id, "link not removed: {error}");
+            }
+        }
         if ports.is_empty() {
             self.engine.network.release(&endpoint, &[]);
         } else {
@@ -461,6 +470,18 @@ impl Actor {
             .map(|n| self.network_event(&n, "disconnect"))
             .into_iter()
             .collect()
+    }
+
+    /// Does a running container share this one's network namespace?
+    fn is_donor(&self) -> bool {
+        let containers = &self.engine.containers;
+        containers.snapshots().iter().any(|other| {
+            let NetworkMode::Container(donor) = &other.spec.network.mode else {
+                return false;
+            };
+            let me = &self.definition.id;
+            other.state.phase.pid() != 0 && containers.find(donor).is_ok_and(|d| d.id == *me)
+        })
     }
 
     /// A `network connect`/`disconnect` event of this container. `network` is (id, name, driver).

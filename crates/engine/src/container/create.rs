@@ -156,54 +156,68 @@ impl Inner {
         command: Vec<String>,
     ) -> Result<Vec<String>> {
         let mut batch = Batch::new();
-        let mounts = self.resolve_mounts(&mut spec, &mut batch).await?;
-        let hostname = self.hostname(&spec, &id);
-        let engine = self.clone();
-        let key = id.to_string();
-        let paths = self.paths(&spec, &id);
-        let definition = Definition {
-            version: 1,
-            id: id.clone(),
-            name,
-            created: Timestamp::now(),
-            spec,
-            echo,
-            image: image.identity.clone(),
-            layers: image.layers.clone(),
-            command,
-            hostname,
-            mounts,
-            paths,
+        let mounts = self.resolve_mounts(&mut spec, &mut batch).await;
+        let volumes = batch.clone();
+        let make = async {
+            let mounts = mounts?;
+            let hostname = self.hostname(&spec, &id);
+            let engine = self.clone();
+            let key = id.to_string();
+            let paths = self.paths(&spec, &id);
+            let definition = Definition {
+                version: 1,
+                id: id.clone(),
+                name,
+                created: Timestamp::now(),
+                spec,
+                echo,
+                image: image.identity.clone(),
+                layers: image.layers.clone(),
+                command,
+                hostname,
+                mounts,
+                paths,
+            };
+            super::plan::log(&self.config, &definition)?;
+            let run = RunRecord::new();
+            let lease = image.lease;
+            let encode = |value: serde_json::Result<Vec<u8>>| {
+                value.map_err(|e| Error::system(e.to_string()))
+            };
+            batch.put(
+                Table::Container,
+                key.clone(),
+                encode(serde_json::to_vec(&definition))?,
+            );
+            batch.put(
+                Table::Container,
+                format!("{key}{RUN_SUFFIX}"),
+                encode(serde_json::to_vec(&run))?,
+            );
+            batch.event(container_event(&definition, "create", &mut BTreeMap::new()));
+            // Directories first: a record always has its directories; directories without a record are swept at start-up.
+            engine.store.containers().prepare(&id)?;
+            let registered = engine.clone();
+            let committed = engine
+                .commit(batch, Durability::Survives, move || {
+                    // Findable before the create event is out.
+                    registered.register(definition, run, lease);
+                })
+                .await;
+            if committed.is_err() {
+                let _ = engine.store.containers().discard(&id);
+            }
+            committed.map(|()| Vec::new())
         };
-        super::plan::log(&self.config, &definition)?;
-        let run = RunRecord::new();
-        let lease = image.lease;
-        let encode =
-            |value: serde_json::Result<Vec<u8>>| value.map_err(|e| Error::system(e.to_string()));
-        batch.put(
-            Table::Container,
-            key.clone(),
-            encode(serde_json::to_vec(&definition))?,
-        );
-        batch.put(
-            Table::Container,
-            format!("{key}{RUN_SUFFIX}"),
-            encode(serde_json::to_vec(&run))?,
-        );
-        batch.event(container_event(&definition, "create", &mut BTreeMap::new()));
-        // Directories first: a record always has its directories; directories without a record are swept at start-up.
-        engine.store.containers().prepare(&id)?;
-        let registered = engine.clone();
-        let committed = engine
-            .commit(batch, Durability::Survives, move || {
-                // Findable before the create event is out.
-                registered.register(definition, run, lease);
-            })
-            .await;
-        if committed.is_err() {
-            let _ = engine.store.containers().discard(&id);
+        let made = make.await;
+        // Volumes that were made for it are there, and others may use them by now: they stay, as in dockerd.
+        if made.is_err()
+            && !volumes.is_empty()
+            && let Err(error) = self.commit(volumes, Durability::Survives, || {}).await
+        {
+            tracing::error!("volumes of a failed create not recorded: {error}");
         }
-        committed.map(|()| Vec::new())
+        made
     }
 
     fn register(self: &Arc<Self>, definition: Definition, run: RunRecord, lease: Lease) {

@@ -34,9 +34,9 @@ const CLEAR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Reads all records, adopts what lives. Corrupt rows are quarantined; the rest starts.
 pub(crate) async fn recover(engine: &Arc<Inner>) -> Result<()> {
-    let found = read(engine).await?;
     let mut known_links = HashSet::new();
     let mut known_dirs: HashSet<String> = HashSet::new();
+    let found = read(engine, &mut known_dirs).await?;
     for (definition, _) in &found {
         known_dirs.insert(definition.id.to_string());
         if let Err(error) = engine
@@ -132,11 +132,15 @@ async fn remove_ended(engine: &Arc<Inner>) {
     }
 }
 
-async fn read(engine: &Arc<Inner>) -> Result<Vec<(Definition, RunRecord)>> {
+async fn read(
+    engine: &Arc<Inner>,
+    known_dirs: &mut HashSet<String>,
+) -> Result<Vec<(Definition, RunRecord)>> {
     let engine = engine.clone();
-    crate::blocking(move || {
+    let (found, damaged) = crate::blocking(move || {
         let mut runs = HashMap::new();
         let mut definitions = Vec::new();
+        let mut damaged = Vec::new();
         for (key, bytes) in engine.store.records(Table::Container)? {
             if let Some(id) = key.strip_suffix(RUN_SUFFIX) {
                 match serde_json::from_slice::<RunRecord>(&bytes) {
@@ -148,11 +152,14 @@ async fn read(engine: &Arc<Inner>) -> Result<Vec<(Definition, RunRecord)>> {
             } else {
                 match serde_json::from_slice::<Definition>(&bytes) {
                     Ok(definition) => definitions.push(definition),
-                    Err(error) => engine.quarantine(&key, &error.to_string()),
+                    Err(error) => {
+                        engine.quarantine(&key, &error.to_string());
+                        damaged.push(key);
+                    }
                 }
             }
         }
-        Ok(definitions
+        let found: Vec<_> = definitions
             .into_iter()
             .map(|definition| {
                 let run = runs
@@ -160,9 +167,13 @@ async fn read(engine: &Arc<Inner>) -> Result<Vec<(Definition, RunRecord)>> {
                     .unwrap_or_else(RunRecord::new);
                 (definition, run)
             })
-            .collect())
+            .collect();
+        Ok((found, damaged))
     })
-    .await
+    .await?;
+    // What lies in the directories of a record that cannot be read may still be wanted.
+    known_dirs.extend(damaged);
+    Ok(found)
 }
 
 /// What start-up found of one container's run.
@@ -237,9 +248,10 @@ async fn adopt(
             };
             Actor::spawn(engine, definition, run, alive);
         }
-        (Phase::Starting, Some(Found::Alive(link, pidfd, _))) => {
+        (Phase::Starting, Some(Found::Alive(mut link, pidfd, _))) => {
             // The client was never told that it runs: undone.
             let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            let _ = tokio::time::timeout(HELLO_PATIENCE, exit_of(&mut link)).await;
             half_made(engine, definition, run, Some(link)).await;
         }
         (Phase::Starting, found) => {
@@ -289,14 +301,7 @@ async fn look(engine: &Arc<Inner>, definition: &Definition, pid: i32) -> Option<
                 return Some(Found::Alive(link, pidfd, execs));
             }
             // It has ended, its last output is being read.
-            let end = async {
-                while let Ok(Some(message)) = link.receive().await {
-                    if let Message::Exited(exit) = message {
-                        return Some(exit);
-                    }
-                }
-                None
-            };
+            let end = exit_of(&mut link);
             if let Ok(Some(exit)) = tokio::time::timeout(HELLO_PATIENCE, end).await {
                 return Some(Found::Ended(exit, Some(link)));
             }
@@ -314,6 +319,16 @@ async fn look(engine: &Arc<Inner>, definition: &Definition, pid: i32) -> Option<
     .await
     .ok()
     .flatten()
+}
+
+/// The end that the shim tells of; None when it goes without.
+async fn exit_of(link: &mut ShimLink) -> Option<Exit> {
+    while let Ok(Some(message)) = link.receive().await {
+        if let Message::Exited(exit) = message {
+            return Some(exit);
+        }
+    }
+    None
 }
 
 /// A pidfd, if `pid` is still the process that started at `start_time`.
@@ -361,6 +376,11 @@ async fn gone(
     link: Option<ShimLink>,
 ) {
     // Its address and ports are free: nobody has adopted them, and another container may have them by now.
+    if let Some(endpoint) = &run.endpoint {
+        // Still there when its namespace lives on in those who joined it.
+        let (engine, link) = (engine.clone(), endpoint.host_name.clone());
+        let _ = crate::blocking(move || engine.network.remove_link(&link)).await;
+    }
     let mut run = run;
     run.ports.clear();
     Actor::settle(engine, definition, run, exit, link).await;
@@ -374,14 +394,6 @@ async fn half_made(
     link: Option<ShimLink>,
 ) {
     if let Some(mut link) = link {
-        let _ = tokio::time::timeout(HELLO_PATIENCE, async {
-            while let Ok(Some(message)) = link.receive().await {
-                if matches!(message, Message::Exited(_)) {
-                    break;
-                }
-            }
-        })
-        .await;
         let _ = link.send(0, RequestBody::Release, Vec::new());
         link.drain(HELLO_PATIENCE).await;
     }
@@ -435,10 +447,14 @@ impl Actor {
 async fn sweep(engine: &Arc<Inner>, known: HashSet<String>, links: HashSet<String>) {
     let engine = engine.clone();
     let _ = crate::blocking(move || {
-        for id in engine.store.containers().known_on_disk()? {
-            if !known.contains(id.as_str()) {
-                engine.store.containers().discard(&id)?;
+        // Of a damaged store the directories may be all that is left: they stay.
+        if engine.store_whole {
+            for id in engine.store.containers().known_on_disk()? {
+                if !known.contains(id.as_str()) {
+                    engine.store.containers().discard(&id)?;
+                }
             }
+            engine.volumes.sweep(&engine.store)?;
         }
         for link in engine.network.stray_links(&links) {
             engine.network.remove_link(&link)?;

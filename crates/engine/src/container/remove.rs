@@ -153,9 +153,11 @@ impl Actor {
         let mut batch = Batch::new();
         batch.delete(Table::Container, id.clone());
         batch.delete(Table::Container, format!("{id}{RUN_SUFFIX}"));
-        if request.volumes {
-            self.drop_anonymous_volumes(&mut batch);
-        }
+        let volumes = if request.volumes {
+            self.drop_anonymous_volumes(&mut batch)
+        } else {
+            Vec::new()
+        };
         batch.event(self.event("destroy", BTreeMap::new()));
         // Records first: directories without a record are swept at start-up, a record without directories would be broken.
         self.removed = true;
@@ -174,6 +176,10 @@ impl Actor {
                 view.send_replace(snapshot);
             })
             .await;
+        for record in volumes {
+            let (store, volumes) = (&self.engine.store, &self.engine.volumes);
+            volumes.removed(store, record, committed.is_ok());
+        }
         if let Err(error) = committed {
             self.removed = false;
             self.run.state.phase = before;
@@ -190,17 +196,17 @@ impl Actor {
         Ok(())
     }
 
-    fn drop_anonymous_volumes(&self, batch: &mut Batch) {
+    fn drop_anonymous_volumes(&self, batch: &mut Batch) -> Vec<crate::volume::VolumeRecord> {
+        let mut records = Vec::new();
         for mount in self.definition.mounts.iter().filter(|m| m.anonymous) {
             let in_use = self.engine.containers.snapshots().iter().any(|other| {
                 other.id != self.definition.id
                     && other.mounts.iter().any(|p| p.name == mount.point.name)
             });
             if !in_use {
-                self.engine
-                    .volumes
-                    .remove_from(&self.engine.store, &mount.point.name, batch);
+                records.extend(self.engine.volumes.remove_from(&mount.point.name, batch));
             }
         }
+        records
     }
 }
