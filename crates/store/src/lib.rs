@@ -10,7 +10,6 @@ pub mod images;
 mod lock;
 mod records;
 mod store;
-mod tarball;
 mod trash;
 mod usage;
 mod volumes;
@@ -22,3 +21,5 @@ pub use images::{Images, Lease};
 pub use records::{Batch, Durability, EventRange, NewEvent, Quarantined, Table};
 pub use store::{OpenReport, Store};
 pub use volumes::Volumes;
+
+use longshore_tarball as tarball;
