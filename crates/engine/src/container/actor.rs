@@ -48,6 +48,11 @@ pub(crate) enum Command {
     },
     /// The user asked for an end: a restart policy stays quiet.
     MarkStopped,
+    /// Freezes or thaws all processes.
+    Pause {
+        paused: bool,
+        reply: Reply<()>,
+    },
     /// An event about this container alone (`stop`, `restart`, `attach`, ...).
     Event {
         action: String,
@@ -232,6 +237,14 @@ impl Actor {
                 answer(reply, result);
             }
             Command::MarkStopped => self.mark_stopped().await,
+            Command::Pause { paused, reply } => {
+                let result = if paused {
+                    self.pause().await
+                } else {
+                    self.unpause().await
+                };
+                answer(reply, result);
+            }
             Command::Event {
                 action,
                 attributes,
@@ -302,7 +315,7 @@ impl Actor {
         Error::conflict(format!("container {} is not running", self.definition.id))
     }
 
-    async fn observe(&mut self, message: Result<Option<Message>>) {
+    pub(super) async fn observe(&mut self, message: Result<Option<Message>>) {
         match message {
             Ok(Some(message)) => self.heard(message).await,
             Ok(None) => self.shim_gone("the shim closed its connection").await,
@@ -340,54 +353,6 @@ impl Actor {
                 tracing::warn!(container = %self.definition.id, "unexpected word from the shim");
             }
         }
-    }
-
-    /// The shim died or hangs up: the container's stdio and exit status are lost with it. What still runs is ended, so
-    /// that nothing runs unowned.
-    async fn shim_gone(&mut self, why: &str) {
-        self.link = None;
-        for (_, pending) in self.pending.drain() {
-            pending.fail(Error::system(format!(
-                "the container's shim is gone: {why}"
-            )));
-        }
-        if !self.run.state.phase.is_running() {
-            return;
-        }
-        tracing::error!(container = %self.definition.id, "lost its shim: {why}");
-        if let Some(pidfd) = self.pidfd.as_ref() {
-            let _ = super::kill::send(pidfd, 9);
-        }
-        let dirs = self.engine.run_dir(&self.definition.id);
-        let cgroup = self.cgroup_path();
-        let exit = crate::blocking(move || {
-            let _ = longshore_shim::client::kill_shim(&dirs);
-            let exit = super::recover::read_exit(&dirs);
-            super::recover::clear_run(&dirs, &cgroup);
-            Ok(exit)
-        })
-        .await
-        .ok()
-        .flatten();
-        self.exited(exit.unwrap_or(Exit {
-            code: 137,
-            oom_killed: false,
-            time_nano: Timestamp::now().0,
-        }))
-        .await;
-        self.auto_remove().await;
-    }
-
-    /// The first process has ended but its shim does not say so: on without it.
-    async fn abandon(&mut self) -> Result<()> {
-        if !self.run.state.phase.is_running() {
-            return Ok(());
-        }
-        if !self.pidfd.as_ref().is_some_and(super::kill::is_over) {
-            return Err(Error::system("its first process does not end"));
-        }
-        self.shim_gone("it does not answer").await;
-        Ok(())
     }
 
     /// The first process has ended: record it, tell everybody, give back what the run used.
@@ -502,66 +467,6 @@ impl Actor {
         )
     }
 
-    async fn signal(&mut self, signal: i32, log: bool) -> Result<()> {
-        let Some(pidfd) = self
-            .pidfd
-            .as_ref()
-            .filter(|_| self.run.state.phase.is_running())
-        else {
-            return Err(self.not_running());
-        };
-        super::kill::send(pidfd, signal)?;
-        if !log {
-            return Ok(());
-        }
-        let event = self.event(
-            "kill",
-            BTreeMap::from([("signal".to_owned(), signal.to_string())]),
-        );
-        self.commit(vec![event], Durability::Survives).await
-    }
-
-    async fn attach(&mut self, streams: AttachStreams, socket: OwnedFd, reply: Reply<()>) {
-        if self.link.is_some() {
-            let AttachStreams {
-                stdin,
-                stdout,
-                stderr,
-            } = streams;
-            let body = RequestBody::Attach {
-                stdin,
-                stdout,
-                stderr,
-            };
-            self.ask(body, vec![socket], Pending::Done(reply)).await;
-        } else {
-            // Clients that did not wait for the start are not kept.
-            self.waiting.retain(|(_, client)| !hung_up(client));
-            self.waiting.push((streams, socket));
-            answer(reply, Ok(()));
-        }
-    }
-
-    async fn resize(&mut self, rows: u16, columns: u16, reply: Reply<()>) {
-        if !self.run.state.phase.is_running() {
-            return answer(reply, Err(self.not_running()));
-        }
-        self.ask(
-            RequestBody::Resize { rows, columns },
-            Vec::new(),
-            Pending::Done(reply),
-        )
-        .await;
-        let size = [
-            ("height".to_owned(), rows.to_string()),
-            ("width".to_owned(), columns.to_string()),
-        ];
-        let event = self.event("resize", BTreeMap::from(size));
-        if let Err(error) = self.commit(vec![event], Durability::Survives).await {
-            tracing::warn!(container = %self.definition.id, "resize not recorded: {error}");
-        }
-    }
-
     /// An event of this container: labels, image and name are in it, as in dockerd.
     pub(super) fn event(&self, action: &str, mut attributes: BTreeMap<String, String>) -> NewEvent {
         container_event(&self.definition, action, &mut attributes)
@@ -620,21 +525,11 @@ impl Actor {
     }
 }
 
-fn hung_up(client: &OwnedFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let mut fds = [PollFd::new(client, PollFlags::empty())];
-    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
-}
-
 /// How long an actor waits for a shim that should answer at once.
 pub(super) const SHIM_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Pending {
-    fn fail(self, error: Error) {
+    pub(super) fn fail(self, error: Error) {
         match self {
             Self::Done(reply) => answer(reply, Err(error)),
             Self::Exec(reply) => answer(reply, Err(error)),

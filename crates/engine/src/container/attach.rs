@@ -1,9 +1,15 @@
 //! A client's streams to a container.
 
-use longshore_model::{Error, Result};
-use longshore_shim::protocol::AttachStreams;
+use std::{collections::BTreeMap, os::fd::OwnedFd};
 
-use super::{actor::Command, phase::Phase};
+use longshore_model::{Error, Result};
+use longshore_shim::protocol::{AttachStreams, RequestBody};
+use longshore_store::Durability;
+
+use super::{
+    actor::{Actor, Command, Pending, Reply, answer},
+    phase::Phase,
+};
 use crate::{
     Engine,
     api::{AttachRequest, LogsRequest, StdioStream},
@@ -68,7 +74,7 @@ impl Engine {
         }
         let event = |reply| Command::Event {
             action: "attach".to_owned(),
-            attributes: std::collections::BTreeMap::new(),
+            attributes: BTreeMap::new(),
             reply,
         };
         self.inner.ask(&handle, event).await?;
@@ -110,4 +116,62 @@ impl Engine {
             })
             .await
     }
+}
+
+impl Actor {
+    pub(super) async fn attach(
+        &mut self,
+        streams: AttachStreams,
+        socket: OwnedFd,
+        reply: Reply<()>,
+    ) {
+        if self.link.is_some() {
+            let AttachStreams {
+                stdin,
+                stdout,
+                stderr,
+            } = streams;
+            let body = RequestBody::Attach {
+                stdin,
+                stdout,
+                stderr,
+            };
+            self.ask(body, vec![socket], Pending::Done(reply)).await;
+        } else {
+            // Clients that did not wait for the start are not kept.
+            self.waiting.retain(|(_, client)| !hung_up(client));
+            self.waiting.push((streams, socket));
+            answer(reply, Ok(()));
+        }
+    }
+
+    pub(super) async fn resize(&mut self, rows: u16, columns: u16, reply: Reply<()>) {
+        if !self.run.state.phase.is_running() {
+            return answer(reply, Err(self.not_running()));
+        }
+        self.ask(
+            RequestBody::Resize { rows, columns },
+            Vec::new(),
+            Pending::Done(reply),
+        )
+        .await;
+        let size = [
+            ("height".to_owned(), rows.to_string()),
+            ("width".to_owned(), columns.to_string()),
+        ];
+        let event = self.event("resize", BTreeMap::from(size));
+        if let Err(error) = self.commit(vec![event], Durability::Survives).await {
+            tracing::warn!(container = %self.definition.id, "resize not recorded: {error}");
+        }
+    }
+}
+
+fn hung_up(client: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(client, PollFlags::empty())];
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }

@@ -313,8 +313,9 @@ impl Actor {
         request: ExecRequest,
         reply: Reply<std::result::Result<i32, String>>,
     ) {
-        if !self.run.state.phase.is_running() {
-            return answer(reply, Err(self.not_running()));
+        let state = self.view.borrow().clone();
+        if let Err(error) = runs(&state) {
+            return answer(reply, Err(error));
         }
         let process = match self.exec_process(&request.spec) {
             Ok(process) => process,

@@ -3,8 +3,14 @@
 use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc, time::Duration};
 
 use longshore_model::{Error, Result, signal};
+use longshore_store::Durability;
 
-use super::{actor::Command, registry::Handle};
+use super::{
+    actor::{Actor, Command},
+    registry::Handle,
+    snapshot::Snapshot,
+    spec::Mode,
+};
 use crate::Engine;
 
 const SIGKILL: i32 = 9;
@@ -23,15 +29,15 @@ pub(super) fn send(pidfd: impl AsFd, number: i32) -> Result<()> {
     }
 }
 
-/// True when the process has ended, reaped or not.
-pub(super) fn is_over(pidfd: &std::os::fd::OwnedFd) -> bool {
+/// True when the process has ended, reaped or not, or does so within `patience`.
+pub(super) fn is_over(pidfd: &std::os::fd::OwnedFd, patience: Duration) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let now = Timespec {
-        tv_sec: 0,
+    let patience = Timespec {
+        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(0),
         tv_nsec: 0,
     };
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    poll(&mut fds, Some(&patience)).is_ok_and(|ready| ready > 0)
 }
 
 impl Engine {
@@ -136,8 +142,11 @@ impl Engine {
                 reply,
             })
         };
+        let mut patience = u64::try_from(seconds).ok().map(Duration::from_secs);
+        if patience.is_some() && deaf(&snapshot, number).await {
+            patience = Some(Duration::ZERO);
+        }
         let first = signalled(number).await;
-        let patience = u64::try_from(seconds).ok().map(Duration::from_secs);
         if first.is_ok() && !ended(handle, snapshot.exits, patience).await {
             let _ = signalled(SIGKILL).await;
             if !self.killed(handle, snapshot.exits).await {
@@ -194,6 +203,70 @@ impl Engine {
     }
 }
 
+impl Actor {
+    pub(super) async fn signal(&mut self, signal: i32, log: bool) -> Result<()> {
+        let Some(pidfd) = self
+            .pidfd
+            .as_ref()
+            .filter(|_| self.run.state.phase.is_running())
+        else {
+            return Err(self.not_running());
+        };
+        send(pidfd, signal)?;
+        let own = &self.definition.spec.stop_signal;
+        let ends = signal == SIGKILL || own.is_empty() || signal == stop_signal(own);
+        let mut events = Vec::new();
+        if log {
+            let number = BTreeMap::from([("signal".to_owned(), signal.to_string())]);
+            events.push(self.event("kill", number));
+        }
+        if ends && self.is_paused() {
+            events.extend(self.thaw_for_signal().await);
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.commit(events, Durability::Survives).await
+    }
+}
+
+/// True when the signal cannot end the container: its first process neither handles, blocks nor ignores it, and the kernel
+/// gives the first process of a pid namespace no signal whose effect would be the default one. Waiting would be in vain.
+/// Who ignores the signal on purpose gets the time.
+async fn deaf(snapshot: &Snapshot, signal: i32) -> bool {
+    if snapshot.spec.pid_mode != Mode::Private || signal == SIGKILL {
+        return false;
+    }
+    let pid = snapshot.state.pid();
+    crate::blocking(move || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .map_err(|e| Error::io("read the status of a process", e))?;
+        Ok(dismisses(&status, signal))
+    })
+    .await
+    .unwrap_or(false)
+}
+
+/// Does the process of this /proc/pid/status, first of its pid namespace, never see `signal`?
+fn dismisses(status: &str, signal: i32) -> bool {
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim())
+    };
+    let Some(bit) = u32::try_from(signal - 1).ok().filter(|bit| *bit < 64) else {
+        return false;
+    };
+    let has = |name: &str| {
+        let mask = field(name).and_then(|text| u64::from_str_radix(text, 16).ok());
+        // What cannot be read may be a handler.
+        mask.is_none_or(|mask| mask >> bit & 1 == 1)
+    };
+    let first = field("NSpid:").is_some_and(|pids| pids.split_whitespace().last() == Some("1"));
+    first
+        && field("TracerPid:") == Some("0")
+        && !["SigBlk:", "SigIgn:", "SigCgt:"].into_iter().any(has)
+}
+
 /// The container's own stop signal, SIGTERM where it names none.
 fn stop_signal(name: &str) -> i32 {
     signal::parse(name).unwrap_or(15)
@@ -214,6 +287,32 @@ pub(super) async fn ended(handle: &Handle, exits: u64, patience: Option<Duration
         None => {
             wait.await;
             true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dismisses;
+
+    #[test]
+    fn first_processes_that_never_see_a_signal() {
+        let status = |pid: &str, tracer: &str, blocked: &str, caught: &str| {
+            format!(
+                "Name:\tx\nTracerPid:\t{tracer}\nNSpid:\t{pid}\nSigBlk:\t{blocked}\nSigIgn:\t1000\nSigCgt:\t{caught}\n"
+            )
+        };
+        let (none, term) = ("0000000000000000", "0000000000004000");
+        for (text, want) in [
+            (status("70\t1", "0", none, none), true),
+            (status("70\t1", "0", none, term), false),
+            (status("70\t1", "0", term, none), false),
+            (status("70\t1", "9", none, none), false),
+            (status("70\t2", "0", none, none), false),
+            (status("70", "0", none, none), false),
+            ("Name:\tx\n".to_owned(), false),
+        ] {
+            assert_eq!(dismisses(&text, 15), want, "{text}");
         }
     }
 }

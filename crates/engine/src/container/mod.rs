@@ -11,6 +11,8 @@ mod kill;
 mod list;
 mod log_options;
 mod logs;
+mod orphan;
+mod pause;
 pub mod phase;
 pub(crate) mod plan;
 mod policy;

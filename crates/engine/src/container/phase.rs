@@ -72,6 +72,22 @@ impl Phase {
         }
     }
 
+    /// May it be frozen now? `id` is for the text.
+    pub(crate) fn may_pause(&self, id: &str) -> Result<()> {
+        match self {
+            Self::Running { paused: false, .. } => Ok(()),
+            Self::Running { paused: true, .. } => {
+                Err(Error::conflict(format!("container {id} is already paused")))
+            }
+            Self::Restarting => Err(Error::conflict(format!(
+                "container {id} is restarting, wait until the container is running"
+            ))),
+            Self::Created | Self::Starting | Self::Exited | Self::Removing | Self::Dead => {
+                Err(Error::conflict(format!("container {id} is not running")))
+            }
+        }
+    }
+
     /// May it be removed now? `id` and `given` are for the text.
     pub(crate) fn may_remove(&self, id: &str, given: &str, force: bool) -> Result<()> {
         match self {

@@ -246,7 +246,9 @@ async fn adopt(
                 exec_ids: running,
                 ..Alive::default()
             };
-            Actor::spawn(engine, definition, run, alive);
+            let mut actor = Actor::new(engine, definition, run, alive);
+            actor.adopt_freeze().await;
+            actor.enter();
         }
         (Phase::Starting, Some(Found::Alive(mut link, pidfd, _))) => {
             // The client was never told that it runs: undone.

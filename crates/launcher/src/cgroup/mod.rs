@@ -177,6 +177,10 @@ impl Cgroup {
             for pid in pids.into_iter().filter_map(rustix::process::Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
+            // A frozen process of version 1 dies only when it is thawed.
+            if let Some(freezer) = self.directory_of("freezer") {
+                let _ = write_file(&freezer.join("freezer.state"), "THAWED");
+            }
             std::thread::sleep(Duration::from_millis(2));
         }
         Err(io::Error::from_raw_os_error(libc::EBUSY))
@@ -194,6 +198,23 @@ impl Cgroup {
             Some(root) => v2::freeze(&root.join(&self.path), frozen),
             None => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         }
+    }
+
+    /// Whether the processes are stopped by [`Self::freeze`].
+    ///
+    /// # Errors
+    /// What the kernel says; `NotFound` without a freezer.
+    pub fn frozen(&self) -> io::Result<bool> {
+        if let Some(directory) = self.directory_of("freezer") {
+            return Ok(fs::read_to_string(directory.join("freezer.state"))?.trim() != "THAWED");
+        }
+        let root = self
+            .layout
+            .unified
+            .as_ref()
+            .ok_or(io::ErrorKind::NotFound)?;
+        let file = root.join(&self.path).join("cgroup.freeze");
+        Ok(fs::read_to_string(file)?.trim() == "1")
     }
 
     /// Removes the groups in all hierarchies with those below; what is gone already is passed over.

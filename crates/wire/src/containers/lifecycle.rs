@@ -62,6 +62,18 @@ pub async fn restart(request: Request) -> Result<Response> {
     Ok(Response::no_content())
 }
 
+/// `POST /containers/{name}/pause`
+pub async fn pause(request: Request) -> Result<Response> {
+    request.engine.pause_container(request.name()).await?;
+    Ok(Response::no_content())
+}
+
+/// `POST /containers/{name}/unpause`
+pub async fn unpause(request: Request) -> Result<Response> {
+    request.engine.unpause_container(request.name()).await?;
+    Ok(Response::no_content())
+}
+
 /// `POST /containers/{name}/kill`
 pub async fn kill(request: Request) -> Result<Response> {
     let name = request.name();

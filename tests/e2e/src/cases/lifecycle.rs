@@ -10,14 +10,14 @@ use serde_json::json;
 
 use crate::{
     cases::cases,
-    context::{Ctx, pause},
+    context::{Ctx, now, pause},
     runner::Case,
 };
 
 pub fn list() -> Vec<Case> {
     cases!("lifecycle", Any;
         create_start_wait_remove, exit_codes, exit_codes_of_the_cli, exit_127_and_126, entrypoint_and_cmd, image_defaults,
-        start_twice, stop_sends_the_signal_then_kills, stop_of_stopped, stop_signal_and_timeout_of_the_container,
+        start_twice, stop_sends_the_signal_then_kills, stop_does_not_wait_in_vain, stop_of_stopped, stop_signal_and_timeout_of_the_container,
         kill_signals, kill_of_stopped, kill_bad_signal, restart_keeps_id_and_log, restart_of_stopped,
         remove_running_refused, remove_forced, remove_by_prefix_and_name, auto_remove, restart_again_after_exit,
         state_after_exit, top, resize_needs_running, started_many_at_once, pid_is_real, long_command_line,
@@ -163,6 +163,33 @@ fn stop_sends_the_signal_then_kills(ctx: &Ctx) -> Outcome {
         "stop?t=1 took {took:?}"
     );
     same!(ctx.inspect(&id)?["State"]["ExitCode"], 137);
+    Ok(())
+}
+
+/// A first process without a handler cannot be ended by SIGTERM; the story is told as if one had waited.
+fn stop_does_not_wait_in_vain(ctx: &Ctx) -> Outcome {
+    let id = ctx.sleeper("c")?;
+    let since = now();
+    let start = Instant::now();
+    ctx.act(&format!("/containers/{id}/stop"))?.expect(204)?;
+    if ctx.world.binary.is_some() {
+        ensure!(
+            start.elapsed() < Duration::from_secs(5),
+            "it took {:?}",
+            start.elapsed()
+        );
+    }
+    same!(ctx.inspect(&id)?["State"]["ExitCode"], 137);
+    let events = ctx.events(
+        &since,
+        &now(),
+        &json!({"container": [id], "event": ["kill"]}),
+    )?;
+    let signals: Vec<_> = events
+        .iter()
+        .filter_map(|e| e["Actor"]["Attributes"]["signal"].as_str())
+        .collect();
+    same!(signals, ["15", "9"]);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod names;
 mod namespaces;
 mod network;
 mod own;
+mod pause;
 mod ports;
 mod resources;
 mod restart;
@@ -66,6 +67,7 @@ pub fn all() -> Vec<Case> {
         cgroups::list(),
         namespaces::list(),
         network::list(),
+        pause::list(),
         ports::list(),
         badinput::list(),
         badhttp::list(),
