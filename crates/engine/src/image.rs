@@ -20,6 +20,10 @@ use crate::{
     filter,
 };
 
+mod save;
+
+pub use save::SavedImages;
+
 /// Progress of a load: one text a line of Docker's JSON stream (its `stream` field).
 pub type Progress = tokio::sync::mpsc::Sender<String>;
 
@@ -369,18 +373,18 @@ impl Engine {
             .collect())
     }
 
-    /// Reads an archive (docker-archive or OCI layout, compressed or not) to its end. Lines such as
-    /// `Loaded image: busybox:latest` go to `progress`.
+    /// Reads an archive (docker-archive or OCI layout, compressed or not) to its end, only the `wanted` platform of images
+    /// that have several. Lines such as `Loaded image: busybox:latest` go to `progress`.
     ///
     /// # Errors
     /// What is no archive, or not what it says.
     pub async fn load_images(
         &self,
         archive: OwnedFd,
-        quiet: bool,
+        wanted: Option<&str>,
         progress: Progress,
     ) -> Result<()> {
-        let _ = quiet;
+        let wanted = platform(wanted)?;
         let store = self.inner.store.clone();
         crate::blocking(move || {
             let mut events = |loaded: &Loaded| {
@@ -391,7 +395,7 @@ impl Engine {
                 vec![image_event("load", &loaded.id, &name)]
             };
             let request = LoadRequest {
-                platform: None,
+                platform: wanted,
                 events: &mut events,
                 // A client that went away misses the line; the load goes on.
                 progress: &mut |loaded| {

@@ -31,7 +31,7 @@ mod system;
 mod volume;
 
 pub use container::security::{MASKED_PATHS, READONLY_PATHS};
-pub use image::{ImportRequest, Progress};
+pub use image::{ImportRequest, Progress, SavedImages};
 
 pub use api::DiskUsage;
 

@@ -1,7 +1,7 @@
 //! What a handler answers with: a whole body, a stream of chunks, or the connection itself.
 
 use std::{
-    convert::Infallible,
+    io::{self, Write},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -106,9 +106,12 @@ impl Response {
     }
 }
 
+/// A chunk, or the reason why the body ends before its end.
+type Chunk = Result<Bytes, io::Error>;
+
 /// The producing end of a chunked body.
 #[derive(Clone)]
-pub struct BodySender(mpsc::Sender<Bytes>);
+pub struct BodySender(mpsc::Sender<Chunk>);
 
 /// The client has gone; nobody reads this body any more.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,7 +127,7 @@ impl BodySender {
         if chunk.is_empty() {
             return Ok(());
         }
-        self.0.send(chunk).await.map_err(|_| Gone)
+        self.0.send(Ok(chunk)).await.map_err(|_| Gone)
     }
     /// One JSON value and a newline.
     ///
@@ -142,9 +145,52 @@ impl BodySender {
         line.extend_from_slice(b"\r\n");
         self.send(line).await
     }
+    /// Breaks the body off: the client sees a connection that ended too early, not a body that is whole.
+    pub async fn abort(&self, reason: &str) {
+        let _ = self.0.send(Err(io::Error::other(reason.to_owned()))).await;
+    }
+    /// For blocking code on a thread of its own: what is written becomes chunks, and waits while the client is slow.
+    pub fn into_writer(self) -> BodyWriter {
+        BodyWriter {
+            sender: self,
+            chunk: Vec::new(),
+        }
+    }
     /// Resolves when the client has gone.
     pub async fn closed(&self) {
         self.0.closed().await;
+    }
+}
+
+/// Bytes of a chunk that a [`BodyWriter`] sends: large enough that the hand-over costs nothing.
+const CHUNK: usize = 128 * 1024;
+
+/// A body for code that writes and blocks. What was written is only sure to be sent after `flush`.
+pub struct BodyWriter {
+    sender: BodySender,
+    chunk: Vec<u8>,
+}
+
+impl Write for BodyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.chunk.capacity() == 0 {
+            self.chunk.reserve_exact(CHUNK);
+        }
+        let room = CHUNK - self.chunk.len();
+        let taken = bytes.len().min(room);
+        self.chunk.extend_from_slice(&bytes[..taken]);
+        if self.chunk.len() == CHUNK {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let chunk = Bytes::from(std::mem::take(&mut self.chunk));
+        let sent = self.sender.0.blocking_send(Ok(chunk));
+        sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -156,7 +202,7 @@ pub struct Body {
 
 enum Kind {
     Full(Bytes),
-    Chunks(mpsc::Receiver<Bytes>),
+    Chunks(mpsc::Receiver<Chunk>),
 }
 
 impl Body {
@@ -170,18 +216,18 @@ impl Body {
 
 impl hyper::body::Body for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut self.kind {
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Chunks(receiver) => receiver
                 .poll_recv(cx)
-                .map(|c| c.map(|c| Ok(Frame::data(c)))),
+                .map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
         }
     }
     fn is_end_stream(&self) -> bool {

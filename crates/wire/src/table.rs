@@ -76,8 +76,8 @@ static EXEC: &[Route] = &[
 static IMAGES: &[Route] = &[
     on!(GET "/images/json", 24, images::list),
     not_yet!(GET "/images/search", 24),
-    not_yet!(GET "/images/get", 24),
-    not_yet!(GET "/images/{name:.*}/get", 24),
+    on!(GET "/images/get", 24, images::save),
+    on!(GET "/images/{name:.*}/get", 24, images::save_named),
     on!(GET "/images/{name:.*}/history", 24, images::history),
     not_yet!(GET "/images/{name:.*}/attestations", 53),
     on!(GET "/images/{name:.*}/json", 24, images::inspect),

@@ -186,3 +186,47 @@ impl Used {
 fn hex(digest: &str) -> String {
     digest.trim_start_matches("sha256:").to_owned()
 }
+
+/// Keeps blobs while somebody reads them, whoever removes their images meanwhile.
+pub struct Held {
+    store: Store,
+    digests: Vec<String>,
+}
+
+impl Held {
+    /// Holds an image's blobs. `None`: there is no such image (any more).
+    pub fn take(store: &Store, id: &str) -> Option<Self> {
+        let mut state = store.images().write();
+        let digests: Vec<String> = state.images.get(id)?.blobs.keys().cloned().collect();
+        for digest in &digests {
+            *state.pins.entry(digest.clone()).or_default() += 1;
+        }
+        drop(state);
+        Some(Self {
+            store: store.clone(),
+            digests,
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let images = self.store.images();
+        let mut state = images.write();
+        for digest in &self.digests {
+            if let Some(count) = state.pins.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    state.pins.remove(digest);
+                }
+            }
+        }
+        let used = Used::of(&state);
+        let orphans = self.digests.iter().any(|d| !used.blobs.contains(&hex(d)));
+        drop(state);
+        if orphans {
+            // What cannot go now goes with the next collection.
+            let _ = images.collect_garbage();
+        }
+    }
+}

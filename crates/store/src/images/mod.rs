@@ -12,6 +12,7 @@ pub mod manifest;
 mod merged;
 mod query;
 mod record;
+mod save;
 mod work;
 
 use std::{
@@ -22,10 +23,11 @@ use std::{
 
 use longshore_model::{Error, Reference, Result, Timestamp};
 
-pub use gc::Lease;
+pub use gc::{Held, Lease};
 pub use import::ImportRequest;
 pub use load::{LoadRequest, Loaded};
 pub use query::{HistoryItem, Resolved};
+pub use save::Saving;
 pub use record::{Image, ImageLayer, LayerRecord, NamedTag, PlatformImage, Tag};
 
 use self::{blobs::Blobs, manifest::ImageConfig, work::Works};

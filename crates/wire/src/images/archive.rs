@@ -5,6 +5,7 @@ use longshore_model::{Error, Result, reference::Reference};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::platform;
 use crate::{
     request::Request,
     response::{BodySender, Gone, JSON, Response},
@@ -40,14 +41,16 @@ impl<'a> Line<'a> {
 
 /// `POST /images/load`: 200 at once, failures are the last line of the stream, as in dockerd.
 pub(crate) async fn load(request: Request) -> Result<Response> {
-    let quiet = request.query.bool_or("quiet", true);
+    // Not quiet would be progress of the upload, which dockerd with containerd's store does not tell either.
+    let platform = platform::one(&request, 48)?;
     let (archive, feed) = request.body.into_pipe()?;
     let engine = request.engine;
     let (response, sender) = Response::stream(JSON);
     tokio::spawn(async move {
         let (progress, mut lines) = mpsc::channel(16);
         let work = async {
-            let (fed, loaded) = tokio::join!(feed, engine.load_images(archive, quiet, progress));
+            let load = engine.load_images(archive, platform.as_deref(), progress);
+            let (fed, loaded) = tokio::join!(feed, load);
             // A body that broke off is the cause of whatever the reader says about it.
             fed.and(loaded)
         };

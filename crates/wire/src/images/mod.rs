@@ -2,10 +2,13 @@
 
 mod archive;
 mod detail;
+mod platform;
 mod remove;
+mod save;
 pub(crate) mod summary;
 
 pub(crate) use archive::{create, load};
 pub(crate) use detail::{history, inspect};
 pub(crate) use remove::{prune, remove, tag};
+pub(crate) use save::{save, save_named};
 pub(crate) use summary::list;
