@@ -39,8 +39,7 @@ impl Engine {
             .filter_map(|text| platform(Some(text)).transpose())
             .collect::<Result<_>>()?;
         let store = self.inner.store.clone();
-        let saving =
-            crate::blocking(move || Saving::prepare(&store, &names, &platforms)).await?;
+        let saving = crate::blocking(move || Saving::prepare(&store, &names, &platforms)).await?;
         let mut batch = Batch::new();
         for id in &saving.images {
             batch.event(image_event("save", id, id));

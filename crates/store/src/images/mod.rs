@@ -27,8 +27,8 @@ pub use gc::{Held, Lease};
 pub use import::ImportRequest;
 pub use load::{LoadRequest, Loaded};
 pub use query::{HistoryItem, Resolved};
-pub use save::Saving;
 pub use record::{Image, ImageLayer, LayerRecord, NamedTag, PlatformImage, Tag};
+pub use save::Saving;
 
 use self::{blobs::Blobs, manifest::ImageConfig, work::Works};
 use crate::{

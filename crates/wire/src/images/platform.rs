@@ -32,9 +32,7 @@ pub(super) fn parse(text: &str) -> Result<String> {
         (true, true) if !variant.is_empty() || !os_version.is_empty() => Err(Error::invalid(
             "optional platform fields provided, but OS and Architecture are missing",
         )),
-        (true, _) | (_, true) => Err(Error::invalid(
-            "both OS and Architecture must be provided",
-        )),
+        (true, _) | (_, true) => Err(Error::invalid("both OS and Architecture must be provided")),
         _ if variant.is_empty() => Ok(format!("{os}/{architecture}")),
         _ => Ok(format!("{os}/{architecture}/{variant}")),
     }
@@ -48,7 +46,10 @@ pub(super) fn all(request: &Request, since: u32) -> Result<Vec<String>> {
     if request.version.before(since) {
         return Ok(Vec::new());
     }
-    let given = request.query.all("platform").filter(|text| !text.is_empty());
+    let given = request
+        .query
+        .all("platform")
+        .filter(|text| !text.is_empty());
     given.map(parse).collect()
 }
 

@@ -9,6 +9,7 @@ mod daemon;
 mod events;
 mod exec;
 mod images;
+mod images_save;
 mod inspect;
 mod lifecycle;
 mod list;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Case> {
         mounts::list(),
         volumes::list(),
         images::list(),
+        images_save::list(),
         security::list(),
         resources::list(),
         cgroups::list(),
