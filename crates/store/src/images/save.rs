@@ -37,6 +37,9 @@ pub struct Saving {
     blobs: BTreeMap<String, u64>,
 }
 
+/// An image to save, the descriptor that goes into the index, and the name.
+type Wanted = (Arc<Image>, Descriptor, Option<Reference>);
+
 /// An entry of `manifest.json`, in the order of fields that dockerd's has.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -79,7 +82,7 @@ impl Saving {
         Ok(saving)
     }
 
-    fn named(&self, text: &str) -> Result<Vec<(Arc<Image>, Descriptor, Option<Reference>)>> {
+    fn named(&self, text: &str) -> Result<Vec<Wanted>> {
         let images = self.store.images();
         let resolved = images.resolve(text);
         let parsed = Reference::parse(text).ok();
