@@ -29,6 +29,7 @@ mod open;
 pub mod stdio;
 mod system;
 mod volume;
+mod volume_use;
 
 pub use container::security::{MASKED_PATHS, READONLY_PATHS};
 pub use image::{ImportRequest, Progress, SavedImages};
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) containers: Registry,
     pub(crate) execs: Execs,
     pub(crate) volumes: volume::Volumes,
+    pub(crate) volume_uses: volume_use::VolumeUses,
     pub(crate) networks: Vec<network::NetworkRecord>,
     pub(crate) network: Arc<Manager>,
     pub(crate) bridge: Option<Bridge>,

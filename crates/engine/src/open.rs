@@ -82,6 +82,7 @@ fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> 
         containers: container::registry::Registry::default(),
         execs: container::exec::Execs::default(),
         volumes: Volumes::open(&store)?,
+        volume_uses: crate::volume_use::VolumeUses::default(),
         networks: network::open(&store)?,
         network: manager,
         bridge,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use longshore_model::{Error, Result, Timestamp, id::random_hex};
-use longshore_store::{Batch, Durability, Store, Table};
+use longshore_store::{Batch, Durability, Store, Table, VolumeMount};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -76,6 +76,10 @@ impl Volumes {
         if name.is_empty() {
             name = random_hex();
             labels.insert(ANONYMOUS.to_owned(), String::new());
+        } else if name.len() == 1 {
+            return Err(Error::invalid(format!(
+                "create {name}: volume name is too short, names should be at least two alphanumeric characters"
+            )));
         } else if !names::valid(&name) {
             return Err(Error::invalid(format!(
                 "create {name}: \"{name}\" includes invalid characters for a local volume name, only \
@@ -114,7 +118,14 @@ impl Volumes {
     pub(crate) fn removed(&self, store: &Store, record: VolumeRecord, committed: bool) {
         if !committed {
             self.lock().insert(record.name.clone(), record);
-        } else if let Err(error) = store.volumes().remove(&record.name) {
+            return;
+        }
+        // Never the content of what is mounted there, should somebody have mounted something.
+        let volumes = store.volumes();
+        let gone = volumes
+            .unmount(&record.name)
+            .and_then(|()| volumes.remove(&record.name));
+        if let Err(error) = gone {
             tracing::error!(volume = record.name, "not removed: {error}");
         }
     }
@@ -155,6 +166,26 @@ impl Volumes {
         Ok(())
     }
 
+    /// What has to be mounted for this volume while somebody uses it.
+    pub(crate) fn mount_of(&self, name: &str) -> Option<VolumeMount> {
+        let all = self.lock();
+        let options = &all.get(name)?.options;
+        let option = |key: &str| options.get(key).cloned().unwrap_or_default();
+        let mount = VolumeMount {
+            device: option("device"),
+            kind: option("type"),
+            options: option("o"),
+        };
+        (!mount.device.is_empty() || !mount.kind.is_empty()).then_some(mount)
+    }
+
+    /// Names of the volumes that are mounted while they are used.
+    pub(crate) fn mountable(&self) -> Vec<String> {
+        let names: Vec<String> = self.lock().keys().cloned().collect();
+        let wanted = |name: &String| self.mount_of(name).is_some();
+        names.into_iter().filter(wanted).collect()
+    }
+
     fn get(&self, name: &str) -> Result<VolumeRecord> {
         let found = self.lock().get(name).cloned();
         found.ok_or_else(|| Error::not_found(format!("get {name}: no such volume")))
@@ -165,34 +196,31 @@ impl Volumes {
     }
 }
 
-/// Options of the local driver: binds (`type=none,o=bind,device=/path`) work; what the driver would have to mount (tmpfs,
-/// nfs, block devices) is not there yet.
+/// The local driver's rules for its options.
 fn check_options(name: &str, options: &BTreeMap<String, String>) -> Result<()> {
-    const KNOWN: [&str; 3] = ["type", "o", "device"];
+    const KNOWN: [&str; 4] = ["type", "o", "device", "size"];
+    const NEEDS: [(&str, &[&str]); 3] = [
+        ("device", &["type"]),
+        ("type", &["device"]),
+        ("o", &["device", "type"]),
+    ];
+    let refuse = |reason: String| Err(Error::invalid(format!("create {name}: {reason}")));
     if let Some(unknown) = options.keys().find(|key| !KNOWN.contains(&key.as_str())) {
-        return Err(Error::invalid(format!(
-            "create {name}: invalid option: \"{unknown}\""
-        )));
+        return refuse(format!("invalid option: \"{unknown}\""));
     }
-    if options.is_empty() || bound_device(options).is_some() {
-        return Ok(());
+    if let Some(size) = options.get("size")
+        && size != "0"
+    {
+        // A quota of the file system below; dockerd refuses likewise where it has none.
+        return refuse("quota size requested but no quota support".to_owned());
     }
-    let kind = options.get("type").map_or("", String::as_str);
-    Err(Error::not_implemented(format!(
-        "create {name}: local volumes of type \"{kind}\" are not implemented by longshore yet"
-    )))
-}
-
-/// The path of the host that a volume with `o=bind` stands for.
-pub(crate) fn bound_device(options: &BTreeMap<String, String>) -> Option<&str> {
-    let flags = options.get("o")?;
-    let device = options
-        .get("device")
-        .filter(|device| device.starts_with('/'))?;
-    let bound = flags
-        .split(',')
-        .any(|flag| flag == "bind" || flag == "rbind");
-    bound.then_some(device)
+    for (option, needed) in NEEDS {
+        let missing = needed.iter().find(|key| !options.contains_key(**key));
+        if let Some(missing) = missing.filter(|_| options.contains_key(option)) {
+            return refuse(format!("missing required option: \"{missing}\""));
+        }
+    }
+    Ok(())
 }
 
 fn volume_event(

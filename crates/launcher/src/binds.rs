@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use longshore_sys::{
@@ -14,6 +14,7 @@ use rustix::mount::MountAttrFlags;
 use crate::{
     copy,
     failure::{Context, errno_text},
+    image_mount,
     mounts::{self, NODEV, NOEXEC, NOSUID, RDONLY, Target},
     plan::{LaunchFailure, LaunchPlan, MountKind, MountPlan, NamespaceMode},
 };
@@ -115,6 +116,9 @@ pub(crate) fn mount_all(
         match (&mount.kind, source) {
             (MountKind::Bind { .. }, Some(tree)) => bind(mount, tree.as_fd(), root)?,
             (MountKind::Tmpfs { data, flags }, _) => tmpfs(mount, data, flags, root)?,
+            (MountKind::Image { layers, subpath }, _) => {
+                image(mount, layers, subpath, &plan.rootfs.work, root)?;
+            }
             (MountKind::Bind { .. }, None) => {}
         }
     }
@@ -199,6 +203,28 @@ fn bind(
         }
     }
     mounts::attach(tree, target.as_fd()).map_err(failed)
+}
+
+fn image(
+    mount: &MountPlan,
+    layers: &[PathBuf],
+    subpath: &str,
+    place: &Path,
+    root: BorrowedFd<'_>,
+) -> Result<(), LaunchFailure> {
+    let failed = |error: std::io::Error| failure(mount, &"image", error);
+    let tree = image_mount::tree(layers, subpath, place).map_err(failed)?;
+    let directory = mounts::is_directory(tree.as_fd()).map_err(|e| failed(e.into()))?;
+    let kind = if directory {
+        Target::Directory
+    } else {
+        Target::File
+    };
+    let target = mounts::ensure(root, &mount.target, kind).map_err(|e| failed(e.into()))?;
+    refuse_proc(mount, target.as_fd())?;
+    set_propagation(tree.as_fd(), "").map_err(failed)?;
+    mounts::make_read_only(tree.as_fd(), false).map_err(failed)?;
+    mounts::attach(tree.as_fd(), target.as_fd()).map_err(failed)
 }
 
 fn tmpfs(

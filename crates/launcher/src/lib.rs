@@ -11,6 +11,7 @@ mod devices;
 pub mod exec;
 mod failure;
 mod filesystems;
+mod image_mount;
 mod init;
 mod mounts;
 mod namespaces;

@@ -75,6 +75,11 @@ pub enum MountKind {
         data: Vec<(String, String)>,
         flags: Vec<String>,
     },
+    /// Layers of an image, topmost first, always read-only; or what lies at `subpath` in them (empty: all).
+    Image {
+        layers: Vec<PathBuf>,
+        subpath: String,
+    },
 }
 
 /// One namespace of the container.

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use longshore_sys::mount::{Attributes, set_attributes};
@@ -56,16 +56,7 @@ pub(crate) fn mount(plan: &RootfsPlan, created: Option<OwnedFd>) -> Result<Owned
 fn overlay(plan: &RootfsPlan) -> io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", "overlay")?;
-    match joined(plan) {
-        Some(lower) if lower.len() <= FSCONFIG_VALUE => {
-            fsconfig_set_string(&context, "lowerdir", lower)?;
-        }
-        _ => {
-            for layer in &plan.lower {
-                fsconfig_set_string(&context, "lowerdir+", layer)?;
-            }
-        }
-    }
+    set_layers(&context, &plan.lower)?;
     fsconfig_set_string(&context, "upperdir", &plan.upper)?;
     fsconfig_set_string(&context, "workdir", &plan.work)?;
     fsconfig_create(&context)?;
@@ -74,6 +65,21 @@ fn overlay(plan: &RootfsPlan) -> io::Result<OwnedFd> {
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::empty(),
     )?)
+}
+
+/// Tells a new overlay its lower directories, topmost first.
+pub(crate) fn set_layers(context: &OwnedFd, layers: &[PathBuf]) -> io::Result<()> {
+    match joined(layers) {
+        Some(lower) if lower.len() <= FSCONFIG_VALUE => {
+            fsconfig_set_string(context, "lowerdir", lower)?;
+        }
+        _ => {
+            for layer in layers {
+                fsconfig_set_string(context, "lowerdir+", layer)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn attach(root: &OwnedFd, plan: &RootfsPlan) -> io::Result<()> {
@@ -87,9 +93,8 @@ fn attach(root: &OwnedFd, plan: &RootfsPlan) -> io::Result<()> {
 }
 
 /// All layers as one value, if no path needs an escape.
-fn joined(plan: &RootfsPlan) -> Option<String> {
-    let paths: Option<Vec<&str>> = plan
-        .lower
+fn joined(layers: &[PathBuf]) -> Option<String> {
+    let paths: Option<Vec<&str>> = layers
         .iter()
         .map(|path| path.to_str().filter(|p| !p.contains([':', '\\', ','])))
         .collect();

@@ -16,6 +16,8 @@ pub enum MountSource {
         no_copy: bool,
         subpath: String,
     },
+    /// An image's files, read-only; `subpath` inside them (empty: all).
+    Image { reference: String, subpath: String },
     /// A tmpfs. Size in bytes (0: the kernel's default), mode bits (None: 01777), further mount options as given.
     Tmpfs {
         size: u64,

@@ -12,6 +12,7 @@ mod records;
 mod store;
 mod trash;
 mod usage;
+mod volume_mount;
 mod volumes;
 
 pub use containers::{ContainerDirs, Containers};
@@ -20,6 +21,6 @@ pub use fsck::Finding;
 pub use images::{Images, Lease};
 pub use records::{Batch, Durability, EventRange, NewEvent, Quarantined, Table};
 pub use store::{OpenReport, Store};
-pub use volumes::Volumes;
+pub use volumes::{VolumeMount, Volumes};
 
 use longshore_tarball as tarball;

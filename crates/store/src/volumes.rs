@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use longshore_model::{Error, Result};
 use rustix::{fs::Mode, io::Errno};
 
-use crate::{trash::Trash, usage};
+pub use crate::volume_mount::VolumeMount;
+use crate::{trash::Trash, usage, volume_mount};
 
 /// The volumes of a data root.
 #[derive(Clone)]
@@ -65,6 +66,29 @@ impl Volumes {
         }
         let _ = std::fs::remove_dir(self.path(name));
         std::fs::remove_dir(self.root.join(name)).is_ok()
+    }
+
+    /// Mounts what a volume's options ask for over its directory; blocks as long as a server does.
+    ///
+    /// # Errors
+    /// In dockerd's words, with the reason of the kernel.
+    pub fn mount(&self, name: &str, what: &VolumeMount) -> Result<()> {
+        check(name)?;
+        what.mount_at(&self.path(name))
+    }
+
+    /// Is anything mounted over the volume's directory?
+    pub fn is_mounted(&self, name: &str) -> bool {
+        check(name).is_ok() && volume_mount::is_mounted(&self.path(name))
+    }
+
+    /// Takes away what is mounted over the volume's directory, if anything is.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn unmount(&self, name: &str) -> Result<()> {
+        check(name)?;
+        volume_mount::unmount_all(&self.path(name))
     }
 
     /// Bytes of the volume's files (`UsageData.Size`).

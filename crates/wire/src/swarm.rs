@@ -15,3 +15,10 @@ pub(crate) async fn not_a_manager(_: Request) -> Result<Response> {
 pub(crate) async fn not_a_member(_: Request) -> Result<Response> {
     Err(Error::unavailable("This node is not part of a swarm"))
 }
+
+/// `PUT /volumes/{name}`: only volumes of a cluster can be changed (503).
+pub(crate) async fn no_cluster_volumes(_: Request) -> Result<Response> {
+    Err(Error::unavailable(
+        "volume update only valid for cluster volumes, but swarm is unavailable",
+    ))
+}

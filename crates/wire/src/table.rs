@@ -108,7 +108,7 @@ static VOLUMES: &[Route] = &[
     on!(GET "/volumes/{name:.*}", 24, volumes::inspect),
     on!(POST "/volumes/create", 24, volumes::create),
     on!(POST "/volumes/prune", 25, volumes::prune),
-    not_yet!(PUT "/volumes/{name:.*}", 42),
+    on!(PUT "/volumes/{name:.*}", 42, swarm::no_cluster_volumes),
     on!(DELETE "/volumes/{name:.*}", 24, volumes::remove),
 ];
 

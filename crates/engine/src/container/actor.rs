@@ -116,8 +116,8 @@ pub(crate) struct Actor {
     pub(super) restart_at: Option<tokio::time::Instant>,
     /// The pause before the last restart by policy.
     pub(super) last_pause: Option<Duration>,
-    /// Keeps the image's layers while the container exists.
-    _lease: Option<Lease>,
+    /// Keep the layers of the image, and of those that are mounted, while the container exists.
+    _leases: Vec<Lease>,
 }
 
 /// What is alive of a container when its actor starts.
@@ -152,7 +152,8 @@ impl Actor {
         let snapshot = Arc::new(snapshot_of(engine, &definition, &run, &exec_ids, false));
         let (view, _) = watch::channel(snapshot);
         // Absent only when the image was lost with a damaged store: the layers' paths then say so at the next start.
-        let lease = lease.or_else(|| Lease::take(&engine.store, &definition.image.id));
+        let mut leases = definition.mounted_images(&engine.store);
+        leases.extend(lease.or_else(|| Lease::take(&engine.store, &definition.image.id)));
         Self {
             engine: engine.clone(),
             definition,
@@ -168,7 +169,7 @@ impl Actor {
             removed: false,
             restart_at: None,
             last_pause: None,
-            _lease: lease,
+            _leases: leases,
         }
     }
 
@@ -367,8 +368,7 @@ impl Actor {
         self.run.exits += 1;
         self.pidfd = None;
         self.exec_ids.clear();
-        let mut events = self.release_network().await;
-        events.extend(self.volume_events("unmount"));
+        let mut events = self.give_back().await;
         let seconds = finished.0.saturating_sub(started.0).max(0) / 1_000_000_000;
         if exit.oom_killed {
             events.push(self.event("oom", BTreeMap::new()));

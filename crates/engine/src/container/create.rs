@@ -10,7 +10,7 @@ use longshore_store::{Batch, Durability, Table, images::Lease};
 
 use super::{
     actor::{Actor, Alive, container_event},
-    record::{Definition, RUN_SUFFIX, ResolvedMount, RunRecord},
+    record::{Definition, MountedImage, RUN_SUFFIX, ResolvedMount, RunRecord},
     snapshot::{MountPoint, Paths},
     spec::{ContainerSpec, IpcMode, Mode, NetworkMode},
 };
@@ -156,7 +156,10 @@ impl Inner {
         command: Vec<String>,
     ) -> Result<Vec<String>> {
         let mut batch = Batch::new();
-        let mounts = self.resolve_mounts(&mut spec, &mut batch).await;
+        let mut mounted = Vec::new();
+        let mounts = self
+            .resolve_mounts(&mut spec, &mut batch, &mut mounted)
+            .await;
         let volumes = batch.clone();
         let make = async {
             let mounts = mounts?;
@@ -202,6 +205,8 @@ impl Inner {
                 .commit(batch, Durability::Survives, move || {
                     // Findable before the create event is out.
                     registered.register(definition, run, lease);
+                    // The container has leases of its own by now.
+                    drop(mounted);
                 })
                 .await;
             if committed.is_err() {
@@ -287,13 +292,14 @@ impl Inner {
         self: &Arc<Self>,
         spec: &mut ContainerSpec,
         batch: &mut Batch,
+        leases: &mut Vec<Lease>,
     ) -> Result<Vec<ResolvedMount>> {
         let mut mounts = self.inherited_mounts(spec)?;
         for mount in &spec.mounts {
             mounts.retain(|have: &ResolvedMount| have.spec.target != mount.target);
         }
         for mount in spec.mounts.clone() {
-            mounts.push(self.resolve_mount(mount, batch).await?);
+            mounts.push(self.resolve_mount(mount, batch, leases).await?);
         }
         for target in spec.anonymous_volumes.clone() {
             if mounts.iter().any(|m| m.spec.target == target) {
@@ -317,7 +323,9 @@ impl Inner {
                 read_only_recursive: ReadOnlyRecursive::IfPossible,
                 from_mounts: false,
             };
-            mounts.push(self.resolve_mount(mount, batch).await?);
+            let mut mount = self.resolve_mount(mount, batch, leases).await?;
+            mount.point.mode.clear();
+            mounts.push(mount);
         }
         Ok(mounts)
     }
@@ -327,15 +335,19 @@ impl Inner {
         for (other, mode) in &spec.volumes_from {
             let handle = self.containers.find(other)?;
             let snapshot = handle.snapshot();
-            for point in snapshot.mounts.iter().filter(|p| p.kind != "tmpfs") {
+            for point in snapshot
+                .mounts
+                .iter()
+                .filter(|p| p.kind == "bind" || p.kind == "volume")
+            {
                 let source = if point.kind == "volume" {
                     MountSource::Volume {
                         name: point.name.clone(),
                         driver: point.driver.clone(),
                         options: BTreeMap::new(),
                         labels: BTreeMap::new(),
-                        no_copy: false,
-                        subpath: String::new(),
+                        no_copy: true,
+                        subpath: point.subpath.clone(),
                     }
                 } else {
                     MountSource::Bind {
@@ -344,7 +356,8 @@ impl Inner {
                     }
                 };
                 let mut point = point.clone();
-                point.rw = point.rw && mode != "ro";
+                point.rw = point.rw && !mode.split(',').any(|word| word == "ro");
+                point.mode.clear();
                 let mount = MountSpec {
                     source,
                     target: point.destination.clone(),
@@ -360,6 +373,7 @@ impl Inner {
                     spec: mount,
                     point,
                     anonymous: false,
+                    image: None,
                 });
             }
         }
@@ -370,8 +384,10 @@ impl Inner {
         self: &Arc<Self>,
         mut spec: MountSpec,
         batch: &mut Batch,
+        leases: &mut Vec<Lease>,
     ) -> Result<ResolvedMount> {
         let mut anonymous = false;
+        let mut image = None;
         let mut point = MountPoint {
             kind: "bind".to_owned(),
             name: String::new(),
@@ -381,6 +397,7 @@ impl Inner {
             mode: spec.mode.clone(),
             rw: !spec.read_only,
             propagation: spec.propagation.clone(),
+            subpath: String::new(),
         };
         match &mut spec.source {
             MountSource::Bind { path, .. } => {
@@ -388,6 +405,23 @@ impl Inner {
                 if point.propagation.is_empty() {
                     "rprivate".clone_into(&mut point.propagation);
                 }
+            }
+            MountSource::Image { reference, subpath } => {
+                let mut mounted = self.image_for_container(reference, None).await?;
+                // The mount points that every root gets are not the image's.
+                mounted
+                    .layers
+                    .retain(|l| l.parent().and_then(|p| p.file_name()) != Some("init".as_ref()));
+                "image".clone_into(&mut point.kind);
+                point.name.clone_from(reference);
+                point.source.clone_from(&mounted.identity.id);
+                point.subpath.clone_from(subpath);
+                point.rw = false;
+                leases.push(mounted.lease);
+                image = Some(MountedImage {
+                    id: mounted.identity.id,
+                    layers: mounted.layers,
+                });
             }
             MountSource::Tmpfs { .. } => {
                 point.kind = if spec.from_mounts {
@@ -401,8 +435,10 @@ impl Inner {
                 driver,
                 options,
                 labels,
+                subpath,
                 ..
             } => {
+                point.subpath.clone_from(subpath);
                 anonymous = name.is_empty();
                 let request = crate::api::VolumeCreate {
                     name: name.clone(),
@@ -426,6 +462,7 @@ impl Inner {
             spec,
             point,
             anonymous,
+            image,
         })
     }
 }

@@ -322,16 +322,9 @@ fn mount_plan(mount: &ResolvedMount) -> Result<MountPlan> {
             bind(PathBuf::from(path), false)
         }
         MountSource::Volume {
-            no_copy,
-            subpath,
-            options,
-            ..
+            no_copy, subpath, ..
         } => {
-            let device = crate::volume::bound_device(options);
-            let root = Path::new(device.unwrap_or(&mount.point.source));
-            if let Some(device) = device {
-                prepare_bind(device, false)?;
-            }
+            let root = Path::new(&mount.point.source);
             let source = if subpath.is_empty() {
                 root.to_owned()
             } else {
@@ -344,6 +337,13 @@ fn mount_plan(mount: &ResolvedMount) -> Result<MountPlan> {
             mode,
             options,
         } => tmpfs(*size, *mode, options),
+        MountSource::Image { subpath, .. } => MountKind::Image {
+            layers: mount
+                .image
+                .as_ref()
+                .map_or_else(Vec::new, |i| i.layers.clone()),
+            subpath: subpath.clone(),
+        },
     };
     Ok(MountPlan {
         target: spec.target.clone(),

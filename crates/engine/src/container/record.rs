@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use longshore_model::{ContainerId, Timestamp, mount::MountSpec, port::PublishedPort};
+use longshore_store::{Lease, Store};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -35,6 +36,16 @@ pub(crate) struct Definition {
     pub paths: Paths,
 }
 
+impl Definition {
+    /// Leases on the images that are mounted.
+    pub(crate) fn mounted_images(&self, store: &Store) -> Vec<Lease> {
+        let images = self.mounts.iter().filter_map(|mount| mount.image.as_ref());
+        images
+            .filter_map(|image| Lease::take(store, &image.id))
+            .collect()
+    }
+}
+
 /// A mount with its volume named and made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ResolvedMount {
@@ -42,6 +53,15 @@ pub(crate) struct ResolvedMount {
     pub point: MountPoint,
     /// A volume made for this container alone: goes with it on `rm -v` or `--rm`.
     pub anonymous: bool,
+    /// Of an image that is mounted: which one, and its layers, topmost first.
+    #[serde(default)]
+    pub image: Option<MountedImage>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct MountedImage {
+    pub id: String,
+    pub layers: Vec<PathBuf>,
 }
 
 /// The part that changes.

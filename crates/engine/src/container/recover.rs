@@ -230,6 +230,17 @@ async fn adopt(
             {
                 tracing::error!(container = %definition.id, "network not taken over: {error}");
             }
+            for mount in definition
+                .mounts
+                .iter()
+                .filter(|m| m.point.kind == "volume")
+            {
+                let (store, volumes) = (&engine.store, &engine.volumes);
+                let name = &mount.point.name;
+                engine
+                    .volume_uses
+                    .adopt(store, volumes, name, &definition.id);
+            }
             for exec in &execs {
                 engine
                     .execs
@@ -458,6 +469,7 @@ async fn sweep(engine: &Arc<Inner>, known: HashSet<String>, links: HashSet<Strin
             }
             engine.volumes.sweep(&engine.store)?;
         }
+        engine.volume_uses.sweep(&engine.store, &engine.volumes);
         for link in engine.network.stray_links(&links) {
             engine.network.remove_link(&link)?;
         }

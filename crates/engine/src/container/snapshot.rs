@@ -100,6 +100,9 @@ pub struct MountPoint {
     pub mode: String,
     pub rw: bool,
     pub propagation: String,
+    /// The folder of the volume or image that is mounted; empty: all of it. Not in inspect.
+    #[serde(default)]
+    pub subpath: String,
 }
 
 impl MountPoint {

@@ -50,6 +50,8 @@ impl Actor {
         self.run.state.phase.may_start()?;
         let before = self.run.state.phase.clone();
         let joins = self.joins()?;
+        // Before its turn: a server that does not answer holds up this container alone.
+        self.acquire_volumes().await?;
         // More starts at once than this only fight for the kernel's locks (floor.md section 5).
         let engine = self.engine.clone();
         let slot = engine
@@ -60,8 +62,15 @@ impl Actor {
         if let Some(mut last) = self.leaving.take() {
             last.drain(LEAVE_PATIENCE).await;
         }
+        let endpoint = match self.allocate() {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                self.release_volumes().await;
+                return Err(error);
+            }
+        };
         let mut setup = Setup {
-            endpoint: self.allocate()?,
+            endpoint,
             ports: Vec::new(),
         };
         match self.bring_up(&mut setup, joins, slot).await {
@@ -126,6 +135,42 @@ impl Actor {
         Ok(())
     }
 
+    fn mounted_volumes(&self) -> Vec<String> {
+        let points = self.definition.mounts.iter().map(|mount| &mount.point);
+        self.engine.mounted_volumes(points)
+    }
+
+    /// Mounts the volumes that have to be: see `volume_use`.
+    async fn acquire_volumes(&self) -> Result<()> {
+        let names = self.mounted_volumes();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let (engine, id) = (self.engine.clone(), self.definition.id.clone());
+        crate::blocking(move || engine.acquire_volumes(&names, &id)).await
+    }
+
+    /// What a run used goes back: network, volumes; the events that tell of it.
+    pub(super) async fn give_back(&mut self) -> Vec<NewEvent> {
+        let mut events = self.release_network().await;
+        self.release_volumes().await;
+        events.extend(self.volume_events("unmount"));
+        events
+    }
+
+    async fn release_volumes(&self) {
+        let names = self.mounted_volumes();
+        if names.is_empty() {
+            return;
+        }
+        let (engine, id) = (self.engine.clone(), self.definition.id.clone());
+        let release = move || {
+            engine.release_volumes(&names, &id);
+            Ok(())
+        };
+        let _ = crate::blocking(release).await;
+    }
+
     /// `mount` and `unmount` of the container's volumes.
     pub(super) fn volume_events(&self, action: &str) -> Vec<NewEvent> {
         let volumes = self
@@ -183,6 +228,7 @@ impl Actor {
             })
             .await;
         }
+        self.release_volumes().await;
         let (exit_code, error) = failure.explain();
         self.run.endpoint = None;
         self.run.ports.clear();

@@ -124,6 +124,7 @@ pub fn mounts(mounts: &[MountPoint]) -> Vec<MountView> {
                 mode,
                 rw,
                 propagation,
+                subpath: _,
             } = mount;
             MountView {
                 r#type: kind.clone(),

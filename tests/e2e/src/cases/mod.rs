@@ -27,6 +27,7 @@ mod restore;
 mod security;
 mod system;
 mod verbs;
+mod volume_driver;
 mod volumes;
 mod wait;
 mod walkthrough;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Case> {
         inspect::list(),
         mounts::list(),
         volumes::list(),
+        volume_driver::list(),
         images::list(),
         images_save::list(),
         security::list(),

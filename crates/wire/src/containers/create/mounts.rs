@@ -24,7 +24,7 @@ pub struct Mounts {
 /// All mounts of a `HostConfig`. Before API 1.44 read-only binds were not recursive.
 ///
 /// # Errors
-/// 400 in dockerd's words; 501 for image and cluster mounts.
+/// 400 in dockerd's words; 501 for cluster mounts.
 pub fn convert(host: &HostConfig, version: ApiVersion) -> Result<Mounts> {
     let mut warnings = Vec::new();
     let mut mounts = Vec::new();
@@ -259,7 +259,24 @@ fn convert_mount(mount: &Mount, ro_default: ReadOnlyRecursive) -> Result<MountSp
             }
             spec.source = tmpfs(mount.tmpfs_options.clone().unwrap_or_default()).map_err(fault)?;
         }
-        "image" | "cluster" | "npipe" => {
+        "image" => {
+            only(mount, "ImageOptions").map_err(fault)?;
+            if mount.source.is_empty() {
+                return Err(fault("field Source must not be empty".to_owned()));
+            }
+            let subpath = mount.image_options.clone().unwrap_or_default().subpath;
+            if !subpath.is_empty() && !is_local_path(&subpath) {
+                return Err(fault(
+                    "subpath must be a relative path within the volume".to_owned(),
+                ));
+            }
+            spec.source = MountSource::Image {
+                reference: mount.source.clone(),
+                subpath,
+            };
+            spec.read_only = true;
+        }
+        "cluster" | "npipe" => {
             return Err(Error::not_implemented(format!(
                 "mount type {kind:?} is not implemented yet"
             )));

@@ -103,6 +103,7 @@ fn mounts(value: &Value) -> Vec<MountPoint> {
             mode: text(&mount["Mode"]),
             rw: mount["RW"].as_bool().unwrap(),
             propagation: text(&mount["Propagation"]),
+            subpath: String::new(),
         })
         .collect()
 }
