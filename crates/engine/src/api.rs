@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use longshore_model::{Event, Timestamp};
 
 pub use crate::container::{
+    Change, Updated,
     phase::Phase,
     snapshot::{EndpointState, ImageIdentity, MountPoint, Snapshot, State},
     spec::*,

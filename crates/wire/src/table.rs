@@ -61,7 +61,7 @@ static CONTAINERS: &[Route] = &[
     on!(POST "/containers/{name:.*}/resize", 24, containers::lifecycle::resize),
     on!(POST "/containers/{name:.*}/attach", 24, containers::attach::attach),
     on!(POST "/containers/{name:.*}/rename", 24, containers::lifecycle::rename),
-    not_yet!(POST "/containers/{name:.*}/update", 24),
+    on!(POST "/containers/{name:.*}/update", 24, containers::update::update),
     on!(POST "/containers/{name:.*}/wait", 24, containers::lifecycle::wait),
     on!(DELETE "/containers/{name:.*}", 24, containers::lifecycle::remove),
 ];

@@ -53,6 +53,10 @@ pub(crate) enum Command {
         paused: bool,
         reply: Reply<()>,
     },
+    Update {
+        change: super::Change,
+        reply: Reply<()>,
+    },
     /// An event about this container alone (`stop`, `restart`, `attach`, ...).
     Event {
         action: String,
@@ -244,6 +248,10 @@ impl Actor {
                 } else {
                     self.unpause().await
                 };
+                answer(reply, result);
+            }
+            Command::Update { change, reply } => {
+                let result = self.update(change).await;
                 answer(reply, result);
             }
             Command::Event {

@@ -27,4 +27,7 @@ pub mod snapshot;
 pub mod spec;
 mod start;
 mod top;
+mod update;
 mod wait;
+
+pub use update::{Change, Updated};

@@ -79,6 +79,9 @@ pub(crate) struct RunRecord {
     /// The user stopped it: a restart policy leaves it alone.
     #[serde(default)]
     pub stopped_by_user: bool,
+    /// New limits are recorded and on their way to the kernel.
+    #[serde(default)]
+    pub updating: bool,
     #[serde(default)]
     pub endpoint: Option<longshore_network::Endpoint>,
     #[serde(default)]
@@ -108,6 +111,7 @@ impl RunRecord {
             exits: 0,
             restart_count: 0,
             stopped_by_user: false,
+            updating: false,
             endpoint: None,
             ports: Vec::new(),
             sandbox_id: String::new(),

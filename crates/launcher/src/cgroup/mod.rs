@@ -5,6 +5,7 @@
 
 mod devices;
 mod layout;
+mod update;
 mod v1;
 mod v2;
 
@@ -18,7 +19,7 @@ use std::{
 pub use layout::{Hierarchy, Layout};
 use rustix::fs::{Mode, OFlags};
 
-use crate::plan::{CgroupPlan, Resources};
+use crate::plan::CgroupPlan;
 
 /// The cgroups of one container, in all hierarchies. Only names them: nothing is removed on drop.
 #[derive(Clone, Debug)]
@@ -112,23 +113,6 @@ impl Cgroup {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
         open_directory(&root.join(path))
-    }
-
-    /// Changes limits of a running container; what is 0, `None` or empty stays as it is.
-    ///
-    /// # Errors
-    /// What the kernel says to a value (`EBUSY` for a memory limit below what is used).
-    pub fn update(&self, resources: &Resources) -> io::Result<()> {
-        if self.layout.v1.is_empty() {
-            return match &self.layout.unified {
-                Some(root) => v2::limit(&root.join(&self.path), resources),
-                None => Ok(()),
-            };
-        }
-        for hierarchy in &self.layout.v1 {
-            v1::limit(hierarchy, &hierarchy.mount.join(&self.path), resources)?;
-        }
-        Ok(())
     }
 
     /// All processes in the container's cgroups and those below.
@@ -391,6 +375,7 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Resources;
 
     /// Directories with files as the kernel would show them.
     struct Tree(PathBuf);

@@ -121,6 +121,10 @@ fn io_limits(leaf: &Path, r: &Resources) -> io::Result<()> {
     ];
     for (name, rules) in limits {
         for (major, minor, value) in rules {
+            let value = match value {
+                0 => "max".to_owned(),
+                rate => rate.to_string(),
+            };
             write_if_there(
                 &leaf.join("io.max"),
                 &format!("{major}:{minor} {name}={value}"),

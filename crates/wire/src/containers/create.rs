@@ -5,11 +5,11 @@ mod adapt;
 mod mounts;
 pub(crate) mod network;
 mod platform;
-mod resources;
+pub(crate) mod resources;
 pub(crate) mod security;
 mod text;
 mod upgrade;
-mod validate;
+pub(crate) mod validate;
 
 #[cfg(test)]
 mod tests;
@@ -111,7 +111,7 @@ fn device_number(path: &str) -> std::io::Result<(u32, u32)> {
     Ok((rustix::fs::major(number), rustix::fs::minor(number)))
 }
 
-async fn facts(engine: &Engine) -> &'static HostFacts {
+pub(crate) async fn facts(engine: &Engine) -> &'static HostFacts {
     static FACTS: OnceCell<HostFacts> = OnceCell::const_new();
     FACTS
         .get_or_init(|| async { HostFacts::new(&engine.system_info().await) })
@@ -250,7 +250,11 @@ pub fn convert(body: CreateBody, context: &Context<'_>) -> Result<Accepted> {
     warnings.extend(mounts.warnings);
     let (network, network_warnings) = network::convert(&config, &host, &networking)?;
     let security = security::convert(&host)?;
-    warnings.extend(resources::verify(&mut host, facts)?);
+    warnings.extend(resources::verify(
+        &mut host,
+        facts,
+        resources::Purpose::Create,
+    )?);
     validate::host_config(&host)?;
     validate::log_driver(&host, adapt::default_log_driver(context.config))?;
     warnings.extend(network_warnings);

@@ -10,4 +10,5 @@ pub(crate) mod logs;
 pub(crate) mod pump;
 mod socket;
 pub(crate) mod top;
+pub(crate) mod update;
 mod view;

@@ -241,6 +241,14 @@ pub struct CreateAnswer {
     pub warnings: Vec<String>,
 }
 
+/// Answer of update.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct UpdateAnswer {
+    /// null when there is none
+    pub warnings: Option<Vec<String>>,
+}
+
 /// Answer of wait.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]

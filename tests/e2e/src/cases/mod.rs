@@ -26,6 +26,7 @@ mod restart;
 mod restore;
 mod security;
 mod system;
+mod update;
 mod verbs;
 mod volume_driver;
 mod volumes;
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Case> {
         system::list(),
         daemon::list(),
         restore::list(),
+        update::list(),
         verbs::list(),
         chaos::list(),
     ]

@@ -10,11 +10,18 @@ use crate::dto::hostconfig::{HostConfig, ThrottleDevice};
 const MINIMUM_MEMORY: i64 = 6 * 1024 * 1024;
 const PERIOD: i64 = 100_000;
 
+/// What the limits are for: those of a new container are completed, those of an update only change what they name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Create,
+    Update,
+}
+
 /// Checks and adjusts the limits in place (what inspect will show); answers warnings.
 ///
 /// # Errors
 /// 400
-pub fn verify(host: &mut HostConfig, facts: &HostFacts) -> Result<Vec<String>> {
+pub fn verify(host: &mut HostConfig, facts: &HostFacts, purpose: Purpose) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     if (host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0) && !facts.cpu_realtime {
         return Err(Error::invalid(
@@ -32,7 +39,7 @@ pub fn verify(host: &mut HostConfig, facts: &HostFacts) -> Result<Vec<String>> {
             host.cpu_shares
         )));
     }
-    memory(host, facts, &mut warnings)?;
+    memory(host, facts, purpose, &mut warnings)?;
     processors(host, facts, &mut warnings)?;
     block_io(host)?;
     if host.pids_limit.is_some() && !facts.pids_limit {
@@ -45,7 +52,12 @@ pub fn verify(host: &mut HostConfig, facts: &HostFacts) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
-fn memory(host: &mut HostConfig, facts: &HostFacts, warnings: &mut Vec<String>) -> Result<()> {
+fn memory(
+    host: &mut HostConfig,
+    facts: &HostFacts,
+    purpose: Purpose,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     if host.memory_swappiness == Some(-1) {
         host.memory_swappiness = None;
     }
@@ -73,7 +85,7 @@ fn memory(host: &mut HostConfig, facts: &HostFacts, warnings: &mut Vec<String>) 
             "Minimum memoryswap limit should be larger than memory limit, see usage",
         ));
     }
-    if host.memory == 0 && host.memory_swap > 0 {
+    if host.memory == 0 && host.memory_swap > 0 && purpose == Purpose::Create {
         return Err(Error::invalid(
             "You should always set the Memory limit when using Memoryswap limit, see usage",
         ));
@@ -120,6 +132,9 @@ fn memory(host: &mut HostConfig, facts: &HostFacts, warnings: &mut Vec<String>) 
              out of resources."
                 .to_owned(),
         );
+    }
+    if purpose == Purpose::Update {
+        return Ok(());
     }
     // dockerd's default: as much swap as memory.
     if host.memory > 0 && host.memory_swap == 0 {
@@ -410,7 +425,7 @@ mod tests {
     fn run(json: &str) -> Result<(Resources, HostConfig, Vec<String>)> {
         let mut host: HostConfig = serde_json::from_str(json).expect("host config");
         let facts = HostFacts::for_tests();
-        let warnings = verify(&mut host, &facts)?;
+        let warnings = verify(&mut host, &facts, Purpose::Create)?;
         Ok((convert(&host, &facts)?, host, warnings))
     }
 

@@ -245,7 +245,9 @@ pub fn host_config(host: &HostConfig) -> Result<()> {
     restart_policy(&host.restart_policy)
 }
 
-fn restart_policy(policy: &RestartPolicy) -> Result<()> {
+/// # Errors
+/// 400: an unknown name, or a count where there can be none.
+pub fn restart_policy(policy: &RestartPolicy) -> Result<()> {
     let count = policy.maximum_retry_count;
     match policy.name.as_str() {
         "always" | "unless-stopped" | "no" if count != 0 => {
