@@ -26,6 +26,7 @@ mod log_watch;
 mod names;
 mod network;
 mod open;
+pub mod stats;
 pub mod stdio;
 mod system;
 mod volume;
@@ -67,6 +68,7 @@ pub(crate) struct Inner {
     pub(crate) bridge: Option<Bridge>,
     pub(crate) filters: security::Filters,
     pub(crate) facts: system::Facts,
+    pub(crate) samplers: stats::Samplers,
     pub(crate) log_watches: log_watch::LogWatches,
     pub(crate) start_slots: Semaphore,
     pub(crate) runtime: tokio::runtime::Handle,

@@ -88,6 +88,7 @@ fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> 
         bridge,
         filters: security::Filters::default(),
         facts: Facts::read(),
+        samplers: crate::stats::Samplers::default(),
         log_watches: LogWatches::new()?,
         start_slots: Semaphore::new(2 * cores),
         runtime,

@@ -4,7 +4,7 @@
 use std::io;
 
 pub use longshore_launcher::{
-    cgroup::Cgroup,
+    cgroup::{Cgroup, usage},
     seccomp,
     user::{Identity, resolve as resolve_user},
 };

@@ -47,7 +47,7 @@ static CONTAINERS: &[Route] = &[
     on!(GET "/containers/{name:.*}/logs", 24, containers::logs::logs),
     not_yet!(GET "/containers/{name:.*}/changes", 24),
     not_yet!(GET "/containers/{name:.*}/export", 24),
-    not_yet!(GET "/containers/{name:.*}/stats", 24),
+    on!(GET "/containers/{name:.*}/stats", 24, containers::stats::stats),
     on!(GET "/containers/{name:.*}/attach/ws", 24, containers::attach::websocket),
     not_yet!(HEAD "/containers/{name:.*}/archive", 24),
     not_yet!(GET "/containers/{name:.*}/archive", 24),

@@ -6,6 +6,7 @@
 mod devices;
 mod layout;
 mod update;
+pub mod usage;
 mod v1;
 mod v2;
 

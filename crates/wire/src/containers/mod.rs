@@ -9,6 +9,7 @@ pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod pump;
 mod socket;
+pub(crate) mod stats;
 pub(crate) mod top;
 pub(crate) mod update;
 mod view;

@@ -3,3 +3,4 @@
 pub mod container;
 pub mod exec;
 pub mod hostconfig;
+pub mod stats;

@@ -25,6 +25,7 @@ mod resources;
 mod restart;
 mod restore;
 mod security;
+mod stats;
 mod system;
 mod update;
 mod verbs;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Case> {
         system::list(),
         daemon::list(),
         restore::list(),
+        stats::list(),
         update::list(),
         verbs::list(),
         chaos::list(),
