@@ -4,9 +4,13 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
-use e2e::{check::Outcome, fail, has, same};
+use e2e::{
+    check::{Fail, Outcome},
+    fail, has, same,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -136,19 +140,25 @@ fn socket_inside_a_terminal(ctx: &Ctx) -> Outcome {
     let name = ctx.name("inside");
     let me = std::env::current_exe()?;
     let since = now();
+    // The stream ends by itself, so that the terminal does; other cases' events stay out of it.
+    let filters = format!("%7B%22container%22%3A%5B%22{name}%22%5D%7D");
     let line = format!(
-        "docker run --rm -ti --name {name} -v {}:/var/run/docker.sock -v {}:/bin/probe:ro busybox sh -c 'tty; probe get /var/run/docker.sock \"/events?since={since}\" | head -n 40'",
+        "docker run --rm -ti --name {name} -v {}:/var/run/docker.sock -v {}:/bin/probe:ro busybox sh -c 'tty; probe get /var/run/docker.sock \"/events?since={since}&until=$(($(date +%s)+3))&filters={filters}\"'",
         ctx.world.socket.display(),
         me.display(),
     );
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        // something must happen until the terminal has seen its 40 events
-        let over = &over;
-        let noise = scope.spawn(move || -> Outcome {
+        // what happens outside while the terminal listens
+        let (over, container) = (&over, name.as_str());
+        let outside = scope.spawn(move || -> Outcome {
+            let exec = json!({"Cmd": ["true"]});
             while !over.load(Ordering::Relaxed) {
-                ctx.create("noise", &json!({}))?;
-                ctx.remove(&ctx.name("noise"))?;
+                let path = format!("/containers/{container}/exec");
+                if ctx.post(&path, &exec)?.status == 201 {
+                    return Ok(());
+                }
+                thread::sleep(Duration::from_millis(20));
             }
             Ok(())
         });
@@ -156,13 +166,16 @@ fn socket_inside_a_terminal(ctx: &Ctx) -> Outcome {
         script.args(["-qec", &line, "/dev/null"]);
         let out = ctx.command(script, "");
         over.store(true, Ordering::Relaxed);
-        let noise: Outcome = noise.join().unwrap_or(Ok(()));
-        noise?;
+        outside
+            .join()
+            .unwrap_or_else(|_| Err(Fail("the outside panicked".into())))?;
         let text = out?.ok()?.stdout;
         has!(text, "/dev/pts/0");
         has!(text, name.as_str());
         has!(text, "\"Action\":\"create\"");
+        has!(text, "\"Action\":\"attach\"");
         has!(text, "\"Action\":\"start\"");
+        has!(text, "\"Action\":\"exec_create: true\"");
         Ok(())
     })
 }
