@@ -230,40 +230,71 @@ impl Actor {
     }
 }
 
-/// True when the signal cannot end the container: its first process neither handles, blocks nor ignores it, and the kernel
-/// gives the first process of a pid namespace no signal whose effect would be the default one. Waiting would be in vain.
-/// Who ignores the signal on purpose gets the time.
+/// True when the signal cannot end the container: its first process neither handles, blocks, awaits nor ignores it, and
+/// the kernel gives the first process of a pid namespace no signal whose effect would be the default one. Waiting would be
+/// in vain. Who ignores the signal on purpose gets the time.
 async fn deaf(snapshot: &Snapshot, signal: i32) -> bool {
     if snapshot.spec.pid_mode != Mode::Private || signal == SIGKILL {
         return false;
     }
     let pid = snapshot.state.pid();
-    crate::blocking(move || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
-            .map_err(|e| Error::io("read the status of a process", e))?;
-        Ok(dismisses(&status, signal))
-    })
-    .await
-    .unwrap_or(false)
+    crate::blocking(move || all_dismiss(pid, signal).map_err(|e| Error::io("look at a process", e)))
+        .await
+        .unwrap_or(false)
 }
 
-/// Does the process of this /proc/pid/status, first of its pid namespace, never see `signal`?
+/// Does no thread of process `pid` want to know of `signal`?
+fn all_dismiss(pid: i32, signal: i32) -> std::io::Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?;
+        // While a thread awaits signals (as tini does, and our init), the kernel shows them as not blocked: only the call
+        // it is in tells. It is asked on both sides of the mask, so that a wait that begins or ends is not missed.
+        let read = |file: &str| std::fs::read_to_string(thread.path().join(file));
+        let before = read("syscall")?;
+        let status = read("status")?;
+        let leads = thread.file_name().to_str() == Some(pid.to_string().as_str());
+        if awaits_signals(&before)
+            || (leads && !is_first(&status))
+            || !dismisses(&status, signal)
+            || awaits_signals(&read("syscall")?)
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Is the thread of this /proc/pid/task/tid/syscall in rt_sigtimedwait (128 for x86_64, 177 and 421 for 32 bits), or
+/// running, so that nothing is known?
+fn awaits_signals(syscall: &str) -> bool {
+    let call = syscall.split_whitespace().next().unwrap_or("running");
+    matches!(call, "128" | "177" | "421" | "running")
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim())
+}
+
+/// Is this the /proc/pid/status of the first process of a pid namespace below ours?
+fn is_first(status: &str) -> bool {
+    field(status, "NSpid:").is_some_and(|pids| {
+        let mut pids = pids.split_whitespace();
+        pids.next().is_some() && pids.last() == Some("1")
+    })
+}
+
+/// Does the thread of this status neither handle, block nor ignore `signal`?
 fn dismisses(status: &str, signal: i32) -> bool {
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.trim())
-    };
     let Some(bit) = u32::try_from(signal - 1).ok().filter(|bit| *bit < 64) else {
         return false;
     };
     let has = |name: &str| {
-        let mask = field(name).and_then(|text| u64::from_str_radix(text, 16).ok());
+        let mask = field(status, name).and_then(|text| u64::from_str_radix(text, 16).ok());
         // What cannot be read may be a handler.
         mask.is_none_or(|mask| mask >> bit & 1 == 1)
     };
-    let first = field("NSpid:").is_some_and(|pids| pids.split_whitespace().last() == Some("1"));
-    first
-        && field("TracerPid:") == Some("0")
+    field(status, "TracerPid:") == Some("0")
         && !["SigBlk:", "SigIgn:", "SigCgt:"].into_iter().any(has)
 }
 
@@ -293,7 +324,7 @@ pub(super) async fn ended(handle: &Handle, exits: u64, patience: Option<Duration
 
 #[cfg(test)]
 mod tests {
-    use super::dismisses;
+    use super::{awaits_signals, dismisses, is_first};
 
     #[test]
     fn first_processes_that_never_see_a_signal() {
@@ -309,10 +340,19 @@ mod tests {
             (status("70\t1", "0", term, none), false),
             (status("70\t1", "9", none, none), false),
             (status("70\t2", "0", none, none), false),
-            (status("70", "0", none, none), false),
+            (status("1", "0", none, none), false),
             ("Name:\tx\n".to_owned(), false),
         ] {
-            assert_eq!(dismisses(&text, 15), want, "{text}");
+            assert_eq!(is_first(&text) && dismisses(&text, 15), want, "{text}");
         }
+    }
+
+    #[test]
+    fn waits_for_signals_are_seen() {
+        assert!(awaits_signals("128 0x7ffd 0x0 0x0 0x8 0x0 0x0 0x7ffd 0x45"));
+        assert!(awaits_signals("running\n"));
+        assert!(!awaits_signals(
+            "230 0x0 0x0 0x7ffd 0x0 0x0 0x0 0x7ffd 0x45"
+        ));
     }
 }
