@@ -4,6 +4,7 @@
 
 mod bridge;
 mod conntrack;
+pub mod dns;
 mod host;
 pub mod hosts;
 pub mod ipam;

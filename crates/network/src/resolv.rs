@@ -1,6 +1,11 @@
 //! `/etc/resolv.conf` of a container. Pure but for [`host_file`]; the texts are those of dockerd 29.
 
-use std::{fmt::Write, net::IpAddr};
+use std::{
+    fmt::Write,
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+};
+
+use crate::dns::{Upstream, place};
 
 /// Where the host's resolver settings are.
 const HOST_FILE: &str = "/etc/resolv.conf";
@@ -32,6 +37,16 @@ pub enum Mode {
     Host,
     /// The default bridge or no network: resolvers on the host's loopback are left out, IPv6 ones too unless it has IPv6.
     Legacy { ipv6: bool },
+    /// A network of the user's: the engine's own name server, which asks the others.
+    Embedded,
+}
+
+/// What the engine's name server has to know of a container's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    pub upstreams: Vec<Upstream>,
+    /// Host or user have set `ndots`.
+    pub ndots: bool,
 }
 
 /// A resolv.conf that was read.
@@ -76,93 +91,182 @@ impl Settings {
 
 /// The file for a container. `host` is what [`host_file`] found: where, and what it says.
 pub fn resolv_conf(host: (&str, &str), overrides: &Overrides<'_>, mode: Mode) -> String {
-    let (path, content) = host;
-    let mut settings = Settings::parse(content);
-    let mut ndots_from = settings.has_ndots().then_some("host");
-    let mut overridden = Vec::new();
-    if !overrides.nameservers.is_empty() {
-        settings.nameservers = overrides
-            .nameservers
-            .iter()
-            .map(|n| canonical(n).unwrap_or_else(|| n.clone()))
-            .collect();
-        overridden.push("nameservers");
+    let mut given = Given::new(host, overrides);
+    match mode {
+        Mode::Legacy { ipv6 } if overrides.nameservers.is_empty() => given.without_loopback(ipv6),
+        Mode::Embedded => given.embed(overrides),
+        Mode::Legacy { .. } | Mode::Host => {}
     }
-    if !overrides.search.is_empty() {
-        settings.search = overrides
-            .search
-            .iter()
-            .filter(|s| *s != ".")
-            .cloned()
-            .collect();
-        overridden.push("search");
-    }
-    if !overrides.options.is_empty() {
-        settings.options = overrides.options.to_vec();
-        ndots_from = settings.has_ndots().then_some("override");
-        overridden.push("options");
-    }
-    let mut fallback = false;
-    if let Mode::Legacy { ipv6 } = mode
-        && overrides.nameservers.is_empty()
-    {
-        settings.nameservers.retain(|n| reachable(n, ipv6));
-        if settings.nameservers.is_empty() {
-            fallback = true;
-            let six = FALLBACK6.iter().filter(|_| ipv6);
-            settings.nameservers = FALLBACK4.iter().chain(six).map(|n| (*n).into()).collect();
-        }
-    }
-    write(&settings, path, mode, fallback, &overridden, ndots_from)
+    given.write(mode)
 }
 
-fn write(
-    settings: &Settings,
-    path: &str,
-    mode: Mode,
-    fallback: bool,
-    overridden: &[&str],
-    ndots_from: Option<&str>,
-) -> String {
-    let mut text = HEADER.to_owned();
-    for nameserver in &settings.nameservers {
-        let _ = writeln!(text, "nameserver {nameserver}");
+/// Whom the engine's name server asks for a container with [`Mode::Embedded`], and how. The host's servers are asked from
+/// the host's network, those of the user's from the container's.
+pub fn forwarding(host: (&str, &str), overrides: &Overrides<'_>) -> Forwarding {
+    let given = Given::new(host, overrides);
+    let from_host = overrides.nameservers.is_empty();
+    let upstream = |text: &String| {
+        Some(Upstream {
+            address: server_address(text)?,
+            from_host,
+        })
+    };
+    Forwarding {
+        upstreams: given
+            .settings
+            .nameservers
+            .iter()
+            .filter_map(upstream)
+            .collect(),
+        ndots: given.ndots_from.is_some(),
     }
-    for (word, list) in [("search", &settings.search), ("options", &settings.options)] {
-        if !list.is_empty() {
-            let _ = writeln!(text, "{word} {}", list.join(" "));
+}
+
+/// An address of a resolver, port 53; the zone is a link of this network namespace.
+fn server_address(text: &str) -> Option<SocketAddr> {
+    const PORT: u16 = 53;
+    let Some((address, zone)) = text.split_once('%') else {
+        return Some(SocketAddr::new(text.parse().ok()?, PORT));
+    };
+    let index = || -> Option<u32> {
+        let path = format!("/sys/class/net/{zone}/ifindex");
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let scope = zone.parse().ok().or_else(index)?;
+    Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
+}
+
+/// Host's settings and the user's together.
+struct Given<'a> {
+    path: &'a str,
+    settings: Settings,
+    overridden: Vec<&'static str>,
+    ndots_from: Option<&'static str>,
+    /// The host's list had nothing that a container could reach.
+    fallback: bool,
+    /// Servers that the engine's own asks, as the file shows them.
+    external: Vec<String>,
+}
+
+impl<'a> Given<'a> {
+    fn new((path, content): (&'a str, &str), overrides: &Overrides<'_>) -> Self {
+        let mut settings = Settings::parse(content);
+        let mut ndots_from = settings.has_ndots().then_some("host");
+        let mut overridden = Vec::new();
+        if !overrides.nameservers.is_empty() {
+            settings.nameservers = overrides
+                .nameservers
+                .iter()
+                .map(|n| canonical(n).unwrap_or_else(|| n.clone()))
+                .collect();
+            overridden.push("nameservers");
+        }
+        if !overrides.search.is_empty() {
+            settings.search = overrides
+                .search
+                .iter()
+                .filter(|s| *s != ".")
+                .cloned()
+                .collect();
+            overridden.push("search");
+        }
+        if !overrides.options.is_empty() {
+            settings.options = overrides.options.to_vec();
+            ndots_from = settings.has_ndots().then_some("override");
+            overridden.push("options");
+        }
+        Self {
+            path,
+            settings,
+            overridden,
+            ndots_from,
+            fallback: false,
+            external: Vec::new(),
         }
     }
-    for line in &settings.other {
-        let _ = writeln!(text, "{line}");
+
+    fn without_loopback(&mut self, ipv6: bool) {
+        let nameservers = &mut self.settings.nameservers;
+        nameservers.retain(|n| reachable(n, ipv6));
+        if nameservers.is_empty() {
+            self.fallback = true;
+            let six = FALLBACK6.iter().filter(|_| ipv6);
+            *nameservers = FALLBACK4.iter().chain(six).map(|n| (*n).into()).collect();
+        }
     }
-    let transform = match mode {
-        Mode::Host => "",
-        Mode::Legacy { .. } => " (legacy)",
-    };
-    let _ = writeln!(text, "\n# Based on host file: '{path}'{transform}");
-    if fallback {
-        text.push_str("# Used default nameservers.\n");
+
+    fn embed(&mut self, overrides: &Overrides<'_>) {
+        let servers = std::mem::take(&mut self.settings.nameservers);
+        self.external = servers
+            .into_iter()
+            .map(|server| {
+                if overrides.nameservers.is_empty() {
+                    format!("host({server})")
+                } else {
+                    server
+                }
+            })
+            .collect();
+        self.settings.nameservers = vec![place::ADDRESS.to_string()];
+        let valid = |option: &String| {
+            option
+                .strip_prefix("ndots:")
+                .map_or(option != "ndots", |value| value.parse::<u32>().is_ok())
+        };
+        self.settings.options.retain(valid);
+        if !self.settings.has_ndots() {
+            // Names without a dot are containers: the search list comes after them.
+            self.settings.options.push("ndots:0".to_owned());
+            self.ndots_from = Some("internal");
+        }
     }
-    if !settings.invalid.is_empty() {
-        let _ = writeln!(
-            text,
-            "# Invalid nameservers: [{}]",
-            settings.invalid.join(" ")
-        );
+
+    fn write(&self, mode: Mode) -> String {
+        let settings = &self.settings;
+        let mut text = HEADER.to_owned();
+        for nameserver in &settings.nameservers {
+            let _ = writeln!(text, "nameserver {nameserver}");
+        }
+        for (word, list) in [("search", &settings.search), ("options", &settings.options)] {
+            if !list.is_empty() {
+                let _ = writeln!(text, "{word} {}", list.join(" "));
+            }
+        }
+        for line in &settings.other {
+            let _ = writeln!(text, "{line}");
+        }
+        let transform = match mode {
+            Mode::Host => "",
+            Mode::Legacy { .. } => " (legacy)",
+            Mode::Embedded => " (internal resolver)",
+        };
+        let _ = writeln!(text, "\n# Based on host file: '{}'{transform}", self.path);
+        if self.fallback {
+            text.push_str("# Used default nameservers.\n");
+        }
+        for (what, list) in [
+            ("ExtServers", &self.external),
+            ("Invalid nameservers", &settings.invalid),
+        ] {
+            if !list.is_empty() {
+                let _ = writeln!(text, "# {what}: [{}]", list.join(" "));
+            }
+        }
+        let _ = writeln!(text, "# Overrides: [{}]", self.overridden.join(" "));
+        if let Some(from) = self.ndots_from {
+            let _ = writeln!(text, "# Option ndots from: {from}");
+        }
+        text
     }
-    let _ = writeln!(text, "# Overrides: [{}]", overridden.join(" "));
-    if let Some(from) = ndots_from {
-        let _ = writeln!(text, "# Option ndots from: {from}");
-    }
-    text
 }
 
 /// The host's file to start from, and what it says; a missing file is an empty one. Behind systemd-resolved's stub the
-/// real list is taken, but not for the host's network, where the stub works.
+/// real list is taken, but only for the default bridge: elsewhere the stub works.
 pub fn host_file(mode: Mode) -> (&'static str, String) {
     let content = std::fs::read_to_string(HOST_FILE).unwrap_or_default();
-    if mode != Mode::Host && Settings::parse(&content).nameservers == [SYSTEMD_STUB] {
+    if matches!(mode, Mode::Legacy { .. })
+        && Settings::parse(&content).nameservers == [SYSTEMD_STUB]
+    {
         let real = std::fs::read_to_string(SYSTEMD_FILE).unwrap_or_default();
         return (SYSTEMD_FILE, real);
     }
@@ -255,6 +359,65 @@ mod tests {
             Mode::Legacy { ipv6: true },
         );
         assert!(body(&none).contains("nameserver 2001:4860:4860::8844\n"));
+    }
+
+    #[test]
+    fn embedded_as_recorded() {
+        let host = ("/etc/resolv.conf", "nameserver 10.255.255.53\n");
+        assert_eq!(
+            body(&resolv_conf(host, &Overrides::default(), Mode::Embedded)),
+            "nameserver 127.0.0.11\noptions ndots:0\n\n\
+             # Based on host file: '/etc/resolv.conf' (internal resolver)\n\
+             # ExtServers: [host(10.255.255.53)]\n# Overrides: []\n# Option ndots from: internal\n"
+        );
+        let stub = (
+            "/etc/resolv.conf",
+            "nameserver 127.0.0.53\nsearch lan\noptions edns0 ndots:x trust-ad\n",
+        );
+        let overrides = Overrides {
+            nameservers: &strings(&["9.9.9.9", "fe80::1%7"]),
+            ..Overrides::default()
+        };
+        assert_eq!(
+            body(&resolv_conf(stub, &overrides, Mode::Embedded)),
+            "nameserver 127.0.0.11\nsearch lan\noptions edns0 trust-ad ndots:0\n\n\
+             # Based on host file: '/etc/resolv.conf' (internal resolver)\n\
+             # ExtServers: [9.9.9.9 fe80::1%7]\n# Overrides: [nameservers]\n# Option ndots from: internal\n"
+        );
+    }
+
+    #[test]
+    fn whom_to_ask() {
+        let upstream = |text: &str, from_host| Upstream {
+            address: text.parse().expect("address"),
+            from_host,
+        };
+        let stub = (
+            "/etc/resolv.conf",
+            "nameserver 127.0.0.53\nnameserver bad\nnameserver ::1\n",
+        );
+        assert_eq!(
+            forwarding(stub, &Overrides::default()),
+            Forwarding {
+                upstreams: vec![upstream("127.0.0.53:53", true), upstream("[::1]:53", true)],
+                ndots: false
+            }
+        );
+        let overrides = Overrides {
+            nameservers: &strings(&["9.9.9.9", "fe80::1%7"]),
+            options: &strings(&["ndots:2"]),
+            ..Overrides::default()
+        };
+        assert_eq!(
+            forwarding(stub, &overrides),
+            Forwarding {
+                upstreams: vec![
+                    upstream("9.9.9.9:53", false),
+                    upstream("[fe80::1%7]:53", false)
+                ],
+                ndots: true
+            }
+        );
     }
 
     #[test]

@@ -50,6 +50,19 @@ pub fn mount_namespace(pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// The network namespace that a socket is in.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_ADMIN there, `ENOTTY` for what is no socket.
+pub fn network_namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SIOCGSKNS: libc::c_ulong = 0x894c;
+    // SAFETY: the request takes no argument and returns a fresh descriptor.
+    let fd = crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) }.into())?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the ioctl returned a descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Leaves the caller's session keyring for a new one of this name.
 pub fn join_session_keyring(name: &str) -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;

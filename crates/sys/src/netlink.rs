@@ -132,6 +132,28 @@ impl Batch {
         self.starts.len()
     }
 
+    /// The messages as they are sent, to be taken to another process: [`Self::from_bytes`].
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Messages that were built elsewhere. None when the lengths in them do not fit.
+    pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        let mut starts = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let header = bytes.get(at..at + 16)?;
+            let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+            starts.push(at);
+            at = at.checked_add(length.max(16).next_multiple_of(4))?;
+        }
+        (at == bytes.len()).then_some(Self {
+            bytes,
+            starts,
+            oversized: false,
+        })
+    }
+
     /// Number of bytes on the wire.
     pub fn size(&self) -> usize {
         self.bytes.len()

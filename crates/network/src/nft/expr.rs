@@ -84,6 +84,11 @@ pub enum Expr {
         port: Register,
     },
     Masquerade,
+    /// Loads bytes into a register.
+    Value {
+        to: Register,
+        data: Vec<u8>,
+    },
     /// Packets and bytes, from zero.
     Counter,
     Verdict(Verdict),
@@ -114,7 +119,7 @@ impl Expr {
             Self::Dnat { .. } => "nat",
             Self::Masquerade => "masq",
             Self::Counter => "counter",
-            Self::Verdict(_) => "immediate",
+            Self::Verdict(_) | Self::Value { .. } => "immediate",
         }
     }
 
@@ -182,6 +187,11 @@ impl Expr {
                     .u32_be(5, *port);
             }
             Self::Masquerade | Self::Counter => {}
+            Self::Value { to, data } => {
+                m.u32_be(1, *to).nest(2, |m| {
+                    m.put(NFTA_DATA_VALUE, data);
+                });
+            }
             Self::Verdict(verdict) => {
                 m.u32_be(1, 0).nest(2, |m| {
                     m.nest(NFTA_DATA_VERDICT, |m| verdict.write(m));

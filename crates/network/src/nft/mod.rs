@@ -66,28 +66,7 @@ impl Nft {
     /// # Errors
     /// What the kernel answered; nothing has changed then.
     pub fn replace(&mut self, ruleset: &Ruleset) -> Result<(), netlink::Error> {
-        let mut batch = begin();
-        // Deleting what is not there would fail, hence the first line.
-        self.table_message(&mut batch, message::NEW_TABLE, flags::CREATE);
-        self.table_message(&mut batch, message::DEL_TABLE, 0);
-        self.table_message(&mut batch, message::NEW_TABLE, flags::CREATE);
-        for set in &ruleset.sets {
-            set.write(
-                self.start(&mut batch, message::NEW_SET, flags::CREATE),
-                &self.table,
-            );
-        }
-        for chain in &ruleset.chains {
-            chain.write(
-                self.start(&mut batch, message::NEW_CHAIN, flags::CREATE),
-                &self.table,
-            );
-        }
-        for rule in &ruleset.rules {
-            self.rule(&mut batch, rule);
-        }
-        self.elements(&mut batch, message::NEW_SET_ELEM, &ruleset.elements);
-        self.commit(batch)
+        self.socket.transact(&mut replacement(&self.table, ruleset))
     }
 
     /// Adds and removes elements in one transaction.
@@ -96,8 +75,8 @@ impl Nft {
     /// What the kernel answered; nothing has changed then.
     pub fn change(&mut self, remove: &[Element], add: &[Element]) -> Result<(), netlink::Error> {
         let mut batch = begin();
-        self.elements(&mut batch, message::DEL_SET_ELEM, remove);
-        self.elements(&mut batch, message::NEW_SET_ELEM, add);
+        put_elements(&mut batch, &self.table, message::DEL_SET_ELEM, remove);
+        put_elements(&mut batch, &self.table, message::NEW_SET_ELEM, add);
         self.commit(batch)
     }
 
@@ -107,15 +86,15 @@ impl Nft {
     /// What the kernel answered, but for a table that does not exist.
     pub fn remove(&mut self) -> Result<(), netlink::Error> {
         let mut batch = begin();
-        self.table_message(&mut batch, message::NEW_TABLE, flags::CREATE);
-        self.table_message(&mut batch, message::DEL_TABLE, 0);
+        table_message(&mut batch, &self.table, message::NEW_TABLE, flags::CREATE);
+        table_message(&mut batch, &self.table, message::DEL_TABLE, 0);
         self.commit(batch)
     }
 
     /// Whether our table has this chain.
     pub fn has_chain(&mut self, chain: &str) -> bool {
         let mut batch = Batch::new();
-        self.start(&mut batch, message::GET_CHAIN, 0)
+        start(&mut batch, message::GET_CHAIN, 0)
             .string(NFTA_TABLE, &self.table)
             .string(3, chain);
         self.socket.query(&mut batch, |_| {}).is_ok()
@@ -125,8 +104,7 @@ impl Nft {
     pub fn matches(&mut self, ruleset: &Ruleset) -> bool {
         let mut rules = 0;
         let mut batch = Batch::new();
-        self.start(&mut batch, message::GET_RULE, flags::DUMP)
-            .string(NFTA_TABLE, &self.table);
+        start(&mut batch, message::GET_RULE, flags::DUMP).string(NFTA_TABLE, &self.table);
         let listed = self.socket.dump(&mut batch, |m| {
             // Kernels may list other tables as well.
             rules += usize::from(table_of(m) == self.table);
@@ -148,7 +126,7 @@ impl Nft {
         const NFTA_SET_ELEM_LIST_SET: u16 = 2;
         const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
         let mut batch = Batch::new();
-        self.start(&mut batch, message::GET_SET_ELEM, flags::DUMP)
+        start(&mut batch, message::GET_SET_ELEM, flags::DUMP)
             .string(NFTA_TABLE, &self.table)
             .string(NFTA_SET_ELEM_LIST_SET, set);
         let mut count = 0;
@@ -162,56 +140,89 @@ impl Nft {
             .map(|()| count)
     }
 
-    fn start<'a>(&self, batch: &'a mut Batch, kind: u16, flags: u16) -> Message<'a> {
-        batch.message(SUBSYSTEM << 8 | kind, flags, &header(NFPROTO_INET, 0))
-    }
-
-    fn table_message(&self, batch: &mut Batch, kind: u16, flags: u16) {
-        self.start(batch, kind, flags)
-            .string(NFTA_TABLE, &self.table);
-    }
-
-    fn rule(&self, batch: &mut Batch, rule: &Rule) {
-        const NFTA_RULE_CHAIN: u16 = 2;
-        const NFTA_RULE_EXPRESSIONS: u16 = 4;
-        const NFTA_LIST_ELEM: u16 = 1;
-        self.start(batch, message::NEW_RULE, flags::CREATE | flags::APPEND)
-            .string(NFTA_TABLE, &self.table)
-            .string(NFTA_RULE_CHAIN, rule.chain)
-            .nest(NFTA_RULE_EXPRESSIONS, |list| {
-                for expression in &rule.expressions {
-                    list.nest(NFTA_LIST_ELEM, |m| expression.write(m));
-                }
-            });
-    }
-
-    fn elements(&self, batch: &mut Batch, kind: u16, elements: &[Element]) {
-        const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-        const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-        const NFTA_LIST_ELEM: u16 = 1;
-        let flags = if kind == message::NEW_SET_ELEM {
-            flags::CREATE
-        } else {
-            0
-        };
-        for group in elements.chunk_by(|a, b| a.set == b.set) {
-            for chunk in group.chunks(ELEMENTS_A_MESSAGE) {
-                self.start(batch, kind, flags)
-                    .string(NFTA_TABLE, &self.table)
-                    .string(NFTA_SET_ELEM_LIST_SET, chunk[0].set)
-                    .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-                        for element in chunk {
-                            list.nest(NFTA_LIST_ELEM, |m| element.write(m));
-                        }
-                    });
-            }
-        }
-    }
-
     fn commit(&mut self, mut batch: Batch) -> Result<(), netlink::Error> {
-        batch.message(NFNL_BATCH_END, 0, &header(0, SUBSYSTEM));
+        end(&mut batch);
         self.socket.transact(&mut batch)
     }
+}
+
+/// Carries out a transaction in the calling thread's network namespace.
+///
+/// # Errors
+/// What the kernel answered; nothing has changed then.
+pub fn install(mut transaction: Batch) -> std::io::Result<()> {
+    let mut socket = Socket::open(Netlink::Netfilter)?;
+    Ok(socket.transact(&mut transaction)?)
+}
+
+/// The transaction that replaces a whole table, or makes it.
+pub fn replacement(table: &str, ruleset: &Ruleset) -> Batch {
+    let mut batch = begin();
+    // Deleting what is not there would fail, hence the first line.
+    table_message(&mut batch, table, message::NEW_TABLE, flags::CREATE);
+    table_message(&mut batch, table, message::DEL_TABLE, 0);
+    table_message(&mut batch, table, message::NEW_TABLE, flags::CREATE);
+    for set in &ruleset.sets {
+        set.write(start(&mut batch, message::NEW_SET, flags::CREATE), table);
+    }
+    for chain in &ruleset.chains {
+        chain.write(start(&mut batch, message::NEW_CHAIN, flags::CREATE), table);
+    }
+    for rule in &ruleset.rules {
+        append_rule(&mut batch, table, rule);
+    }
+    put_elements(&mut batch, table, message::NEW_SET_ELEM, &ruleset.elements);
+    end(&mut batch);
+    batch
+}
+
+fn start(batch: &mut Batch, kind: u16, flags: u16) -> Message<'_> {
+    batch.message(SUBSYSTEM << 8 | kind, flags, &header(NFPROTO_INET, 0))
+}
+
+fn table_message(batch: &mut Batch, table: &str, kind: u16, flags: u16) {
+    start(batch, kind, flags).string(NFTA_TABLE, table);
+}
+
+fn append_rule(batch: &mut Batch, table: &str, rule: &Rule) {
+    const NFTA_RULE_CHAIN: u16 = 2;
+    const NFTA_RULE_EXPRESSIONS: u16 = 4;
+    const NFTA_LIST_ELEM: u16 = 1;
+    start(batch, message::NEW_RULE, flags::CREATE | flags::APPEND)
+        .string(NFTA_TABLE, table)
+        .string(NFTA_RULE_CHAIN, rule.chain)
+        .nest(NFTA_RULE_EXPRESSIONS, |list| {
+            for expression in &rule.expressions {
+                list.nest(NFTA_LIST_ELEM, |m| expression.write(m));
+            }
+        });
+}
+
+fn put_elements(batch: &mut Batch, table: &str, kind: u16, elements: &[Element]) {
+    const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+    const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+    const NFTA_LIST_ELEM: u16 = 1;
+    let flags = if kind == message::NEW_SET_ELEM {
+        flags::CREATE
+    } else {
+        0
+    };
+    for group in elements.chunk_by(|a, b| a.set == b.set) {
+        for chunk in group.chunks(ELEMENTS_A_MESSAGE) {
+            start(batch, kind, flags)
+                .string(NFTA_TABLE, table)
+                .string(NFTA_SET_ELEM_LIST_SET, chunk[0].set)
+                .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                    for element in chunk {
+                        list.nest(NFTA_LIST_ELEM, |m| element.write(m));
+                    }
+                });
+        }
+    }
+}
+
+fn end(batch: &mut Batch) {
+    batch.message(NFNL_BATCH_END, 0, &header(0, SUBSYSTEM));
 }
 
 fn begin() -> Batch {

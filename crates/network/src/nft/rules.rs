@@ -110,6 +110,16 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// A chain for destination NAT of what this namespace's own processes send.
+    pub fn nat_output(name: &'static str) -> Self {
+        const NF_INET_LOCAL_OUT: u32 = 3;
+        const DSTNAT: i32 = -100;
+        Self {
+            name,
+            hook: Some(("nat", NF_INET_LOCAL_OUT, DSTNAT)),
+        }
+    }
+
     pub fn write(&self, mut m: Message<'_>, table: &str) {
         const NF_ACCEPT: u32 = 1;
         m.string(1, table).string(3, self.name);
