@@ -6,6 +6,7 @@ use longshore_model::{Event, Timestamp};
 
 pub use crate::container::{
     Change, Updated,
+    archive::{ArchiveStream, ChangeKind, FileChange, PathStat, UnpackRequest},
     phase::Phase,
     snapshot::{EndpointState, ImageIdentity, MountPoint, Snapshot, State},
     spec::*,

@@ -164,20 +164,35 @@ impl Inner {
         }
     }
 
-    /// Hands a launch to a fresh shim; a zygote that has died is replaced.
+    /// Hands a launch to a fresh shim.
     pub(crate) fn launch(
         &self,
         request: &LaunchRequest,
         clients: Vec<OwnedFd>,
     ) -> Result<Connection> {
+        self.with_zygote(|zygote| {
+            zygote
+                .launch(request, clients)
+                .map_err(|e| Error::io("hand the launch to the zygote", e))
+        })
+    }
+
+    /// The socket of a fresh helper for files.
+    pub(crate) fn helper_socket(&self) -> Result<OwnedFd> {
+        self.with_zygote(|zygote| {
+            zygote
+                .helper()
+                .map_err(|e| Error::io("ask the zygote for a helper", e))
+        })
+    }
+
+    /// A zygote that has died is replaced.
+    fn with_zygote<T>(&self, work: impl FnOnce(&Zygote) -> Result<T>) -> Result<T> {
         let mut zygote = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
         if zygote.as_ref().is_none_or(|zygote| !zygote.alive()) {
             *zygote = Some(spawn_zygote().map_err(|e| Error::io("start the zygote", e))?);
         }
-        let zygote = zygote.as_ref().ok_or_else(|| Error::system("no zygote"))?;
-        zygote
-            .launch(request, clients)
-            .map_err(|e| Error::io("hand the launch to the zygote", e))
+        work(zygote.as_ref().ok_or_else(|| Error::system("no zygote"))?)
     }
 }
 

@@ -47,8 +47,19 @@ pub(crate) struct Sources {
 /// Opens all sources as detached trees with the propagation that is asked for. Runs before the mounts are made private: a tree that is to
 /// be shared or slave needs its tie to the host's mount.
 pub(crate) fn open_sources(plan: &LaunchPlan) -> Result<Sources, LaunchFailure> {
-    let mut binds = Vec::with_capacity(plan.mounts.len());
-    for mount in &plan.mounts {
+    let mut sources = open_binds(&plan.mounts)?;
+    if let Some(path) = &plan.namespaces.shm_from {
+        let tree = shared_shm(plan, path).context("open the shared /dev/shm")?;
+        set_propagation(tree.as_fd(), "").context("open the shared /dev/shm")?;
+        sources.shm = Some(tree);
+    }
+    Ok(sources)
+}
+
+/// The sources of binds and volumes alone.
+pub(crate) fn open_binds(mounts: &[MountPlan]) -> Result<Sources, LaunchFailure> {
+    let mut binds = Vec::with_capacity(mounts.len());
+    for mount in mounts {
         let MountKind::Bind {
             source,
             recursive,
@@ -60,19 +71,11 @@ pub(crate) fn open_sources(plan: &LaunchPlan) -> Result<Sources, LaunchFailure> 
             continue;
         };
         let failed = |error| failure(mount, &source.display(), error);
-        let tree = mounts::clone_path(source, *recursive).map_err(failed)?;
+        let tree = crate::mounts::clone_path(source, *recursive).map_err(failed)?;
         set_propagation(tree.as_fd(), propagation).map_err(failed)?;
         binds.push(Some(tree));
     }
-    let shm = match &plan.namespaces.shm_from {
-        Some(path) => {
-            let tree = shared_shm(plan, path).context("open the shared /dev/shm")?;
-            set_propagation(tree.as_fd(), "").context("open the shared /dev/shm")?;
-            Some(tree)
-        }
-        None => None,
-    };
-    Ok(Sources { binds, shm })
+    Ok(Sources { binds, shm: None })
 }
 
 /// The host's /dev/shm, or that of the container whose ipc namespace is joined. A mount can be cloned only from within its
@@ -106,18 +109,20 @@ fn set_propagation(tree: BorrowedFd<'_>, propagation: &str) -> std::io::Result<(
     set_attributes(tree, "", recursive, &attributes)
 }
 
-/// Mounts everything in the plan's order.
+/// Mounts everything in the order given.
+/// `work` is a directory that other mounts may go through on their way.
 pub(crate) fn mount_all(
-    plan: &LaunchPlan,
+    mounts: &[MountPlan],
     root: BorrowedFd<'_>,
     sources: &Sources,
+    work: &Path,
 ) -> Result<(), LaunchFailure> {
-    for (mount, source) in plan.mounts.iter().zip(&sources.binds) {
+    for (mount, source) in mounts.iter().zip(&sources.binds) {
         match (&mount.kind, source) {
             (MountKind::Bind { .. }, Some(tree)) => bind(mount, tree.as_fd(), root)?,
             (MountKind::Tmpfs { data, flags }, _) => tmpfs(mount, data, flags, root)?,
             (MountKind::Image { layers, subpath }, _) => {
-                image(mount, layers, subpath, &plan.rootfs.work, root)?;
+                image(mount, layers, subpath, work, root)?;
             }
             (MountKind::Bind { .. }, None) => {}
         }

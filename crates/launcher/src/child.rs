@@ -85,7 +85,7 @@ fn prepare(
     expect(channel, |word| matches!(word, Word::Cgroups))?;
     join_cgroups(plan, joins, cgroup)?;
     filesystems::mount_second(plan, root.as_fd(), &own, cgroup, sources.shm.as_ref())?;
-    binds::mount_all(plan, root.as_fd(), &sources)?;
+    binds::mount_all(&plan.mounts, root.as_fd(), &sources, &plan.rootfs.work)?;
     drop(sources);
     make_working_directory(root.as_fd(), &plan.process.cwd)?;
     rootfs::pivot(root.as_fd())?;

@@ -23,5 +23,6 @@ pub mod pty;
 mod rootfs;
 pub mod seccomp;
 pub mod user;
+pub mod view;
 
 pub use namespaces::start_time_of;

@@ -7,6 +7,7 @@ pub mod client;
 mod control;
 mod execs;
 mod exit;
+pub mod files;
 pub mod frame;
 pub mod host;
 mod launch;

@@ -1,4 +1,4 @@
-//! The zygote: a small process with one thread that does nothing but fork shims. The daemon has many threads and much memory, so it
+//! The zygote: a small process with one thread that does nothing but fork shims and helpers for files. The daemon has many threads and much memory, so it
 //! never forks itself. The zygote ends when the daemon does.
 
 use std::{
@@ -32,6 +32,7 @@ use rustix::{
 
 use crate::{
     control::send_now,
+    files::helper_main,
     protocol::{LaunchFailure, Message},
     start::shim_main,
 };
@@ -41,6 +42,12 @@ pub const ROLE: &str = "shim-zygote";
 
 /// What ps shows of a shim.
 const SHIM_TITLE: &str = "longshore-shim";
+/// What ps shows of a helper for files.
+const FILES_TITLE: &str = "longshore-files";
+
+/// What the daemon asks for: the byte of its message.
+const SHIM: u8 = 1;
+const FILES: u8 = 2;
 
 /// The zygote's life. Its standard input is a SEQPACKET socket; each message carries one descriptor, the stream socket of a shim to be.
 /// To be called before anything makes a thread.
@@ -61,17 +68,18 @@ pub fn zygote_main() -> ! {
 
 fn serve(null: BorrowedFd<'_>, title: Option<Title>) -> i32 {
     loop {
-        let socket = match receive(rustix::stdio::stdin()) {
-            Ok(Next::Shim(socket)) => socket,
+        let (socket, role) = match receive(rustix::stdio::stdin()) {
+            Ok(Next::Child(socket, role)) => (socket, role),
             Ok(Next::Nothing) => continue,
             Ok(Next::End) => return 0,
             Err(_) => return 1,
         };
         let mut socket = Some(socket);
         let forked = clone_process(&CloneOptions::default(), || {
-            become_shim(socket.take(), null, title)
+            become_child(socket.take(), role, null, title)
         });
-        if let (Err(error), Some(socket)) = (forked, socket) {
+        // A helper's daemon sees its socket closed.
+        if let (Err(error), Some(socket), SHIM) = (forked, socket, role) {
             // The daemon learns why instead of just seeing its socket closed.
             let failure = LaunchFailure::system("fork of the shim", error);
             let _ = send_now(&socket, &Message::LaunchFailed(failure), Vec::new());
@@ -79,8 +87,13 @@ fn serve(null: BorrowedFd<'_>, title: Option<Title>) -> i32 {
     }
 }
 
-/// In the fork: nothing of the zygote stays, then the shim's life begins.
-fn become_shim(socket: Option<OwnedFd>, null: BorrowedFd<'_>, title: Option<Title>) -> i32 {
+/// In the fork: nothing of the zygote stays, then the life of a shim or a helper begins.
+fn become_child(
+    socket: Option<OwnedFd>,
+    role: u8,
+    null: BorrowedFd<'_>,
+    title: Option<Title>,
+) -> i32 {
     let Some(socket) = socket else { return 1 };
     reset_signals();
     signal::ignore_broken_pipes();
@@ -92,15 +105,26 @@ fn become_shim(socket: Option<OwnedFd>, null: BorrowedFd<'_>, title: Option<Titl
         return 1;
     }
     let _ = setsid();
-    let _ = rustix::thread::set_name(c"longshore-shim");
+    let (name, shown) = if role == SHIM {
+        (c"longshore-shim", SHIM_TITLE)
+    } else {
+        (c"longshore-files", FILES_TITLE)
+    };
+    let _ = rustix::thread::set_name(name);
     if let Some(title) = title {
-        title.set(SHIM_TITLE);
+        title.set(shown);
     }
-    i32::from(shim_main(socket).is_err())
+    let result = if role == SHIM {
+        shim_main(socket)
+    } else {
+        helper_main(socket)
+    };
+    i32::from(result.is_err())
 }
 
 enum Next {
-    Shim(OwnedFd),
+    /// Its socket, and [`SHIM`] or [`FILES`].
+    Child(OwnedFd, u8),
     /// A message without descriptor.
     Nothing,
     End,
@@ -122,7 +146,9 @@ fn receive(control: BorrowedFd<'_>) -> io::Result<Next> {
     }
     for part in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(mut fds) = part {
-            return Ok(fds.next().map_or(Next::Nothing, Next::Shim));
+            return Ok(fds
+                .next()
+                .map_or(Next::Nothing, |socket| Next::Child(socket, byte[0])));
         }
     }
     Ok(Next::Nothing)
@@ -141,14 +167,27 @@ impl Zygote {
     /// # Errors
     /// `EPIPE` when the zygote is gone, `EAGAIN` when it takes nothing: nobody waits for it.
     pub fn fork(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.ask(SHIM, socket)
+    }
+
+    /// Forks a helper for files that talks over `socket`.
+    ///
+    /// # Errors
+    /// As [`Self::fork`].
+    pub(crate) fn fork_helper(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.ask(FILES, socket)
+    }
+
+    fn ask(&self, role: u8, socket: BorrowedFd<'_>) -> io::Result<()> {
         let fds = [socket];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
             return Err(Errno::TOOBIG.into());
         }
+        let byte = [role];
         loop {
-            let parts = [IoSlice::new(&[1])];
+            let parts = [IoSlice::new(&byte)];
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             match sendmsg(&self.socket, &parts, &mut ancillary, flags) {
                 Ok(_) => return Ok(()),

@@ -143,6 +143,11 @@ impl<R: Read> TarReader<R> {
         Ok(got)
     }
 
+    /// The stream behind the archive.
+    pub fn into_inner(self) -> R {
+        self.inner
+    }
+
     /// Reads the stream behind the archive to its end, so that a digest of it is whole.
     pub fn drain(mut self) -> io::Result<()> {
         io::copy(&mut self.inner, &mut io::sink()).map(drop)

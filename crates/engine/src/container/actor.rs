@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     exec::ExecRequest,
+    gate::Gate,
     record::{Definition, RUN_SUFFIX, RunRecord},
     registry::Handle,
     shim_link::ShimLink,
@@ -77,6 +78,10 @@ pub(crate) enum Command {
         name: String,
         reply: Reply<()>,
     },
+    /// What it is made of.
+    Define {
+        reply: Reply<Box<Definition>>,
+    },
     Remove {
         request: RemoveRequest,
         given: String,
@@ -116,6 +121,8 @@ pub(crate) struct Actor {
     /// Execs that run, for inspect.
     pub(super) exec_ids: Vec<String>,
     pub(super) removed: bool,
+    /// Who may write into its layer.
+    pub(super) gate: Arc<Gate>,
     /// When the restart policy brings it back.
     pub(super) restart_at: Option<tokio::time::Instant>,
     /// The pause before the last restart by policy.
@@ -171,6 +178,7 @@ impl Actor {
             next_request: 1,
             exec_ids,
             removed: false,
+            gate: Arc::default(),
             restart_at: None,
             last_pause: None,
             _leases: leases,
@@ -184,6 +192,7 @@ impl Actor {
             id: self.definition.id.clone(),
             commands,
             view: self.view.subscribe(),
+            gate: self.gate.clone(),
         };
         self.engine.containers.insert(handle);
         tokio::spawn(self.work(queue));
@@ -275,6 +284,7 @@ impl Actor {
                 self.resize(rows, columns, reply).await;
             }
             Command::Rename { name, reply } => answer(reply, self.rename(name).await),
+            Command::Define { reply } => answer(reply, Ok(Box::new(self.definition.clone()))),
             Command::Remove {
                 request,
                 given,

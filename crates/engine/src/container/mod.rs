@@ -2,11 +2,13 @@
 //! a verb.
 
 pub(crate) mod actor;
+pub mod archive;
 mod attach;
 mod comeback;
 mod create;
 pub(crate) mod exec;
 mod files;
+mod gate;
 mod kill;
 mod list;
 mod log_options;

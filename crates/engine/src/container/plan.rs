@@ -272,7 +272,7 @@ fn node(host: &Path, inside: &str) -> Option<DeviceNode> {
     })
 }
 
-fn mounts(definition: &Definition) -> Result<Vec<MountPlan>> {
+pub(crate) fn mounts(definition: &Definition) -> Result<Vec<MountPlan>> {
     let mut all = Vec::new();
     for mount in &definition.mounts {
         all.push(mount_plan(mount)?);

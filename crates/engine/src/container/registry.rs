@@ -8,13 +8,15 @@ use std::{
 use longshore_model::{ContainerId, Error, Result};
 use tokio::sync::{mpsc, watch};
 
-use super::{actor::Command, snapshot::Snapshot};
+use super::{actor::Command, gate::Gate, snapshot::Snapshot};
 
 /// How to reach a container: its snapshot to read, its actor to ask.
 pub(crate) struct Handle {
     pub id: ContainerId,
     pub commands: mpsc::Sender<Command>,
     pub view: watch::Receiver<Arc<Snapshot>>,
+    /// Who may write into its layer.
+    pub gate: Arc<Gate>,
 }
 
 impl Handle {

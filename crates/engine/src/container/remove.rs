@@ -147,6 +147,7 @@ impl Actor {
             .state
             .phase
             .may_remove(self.definition.id.as_str(), given, false)?;
+        self.gate.break_off();
         let before = std::mem::replace(&mut self.run.state.phase, Phase::Removing);
         self.publish();
         let id = self.definition.id.to_string();

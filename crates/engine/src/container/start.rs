@@ -52,6 +52,8 @@ impl Actor {
         let joins = self.joins()?;
         // Before its turn: a server that does not answer holds up this container alone.
         self.acquire_volumes().await?;
+        let gate = self.gate.clone();
+        let _closed = gate.close().await?;
         // More starts at once than this only fight for the kernel's locks (floor.md section 5).
         let engine = self.engine.clone();
         let slot = engine

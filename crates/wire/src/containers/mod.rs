@@ -1,5 +1,6 @@
 //! The container endpoints, one file a group of verbs. `exec` uses the same pump as attach.
 
+pub(crate) mod archive;
 pub(crate) mod attach;
 pub(crate) mod create;
 pub(crate) mod detach;

@@ -5,6 +5,7 @@ mod badhttp;
 mod badinput;
 mod cgroups;
 mod chaos;
+mod copy;
 mod daemon;
 mod events;
 mod exec;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Case> {
         lifecycle::list(),
         restart::list(),
         logs::list(),
+        copy::list(),
         attach::list(),
         exec::list(),
         wait::list(),

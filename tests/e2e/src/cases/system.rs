@@ -398,7 +398,7 @@ fn list_while_things_change(ctx: &Ctx) -> Outcome {
 }
 
 /// Runs a script with docker-py.
-fn python(ctx: &Ctx, script: &str) -> Outcome<String> {
+pub fn python(ctx: &Ctx, script: &str) -> Outcome<String> {
     let mut command = Command::new(crate::host::python());
     command.args([
         "-c",
