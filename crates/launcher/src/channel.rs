@@ -21,6 +21,8 @@ pub(crate) enum Word {
     NetworkNamespace,
     /// Child: the master of its terminal.
     Terminal(OwnedFd),
+    /// Child: a socket of its name server; UDP, then TCP.
+    Resolver(OwnedFd),
     /// Child: only the exec is left; an end of file after this is success.
     Executing,
     /// Child: it ends.
@@ -54,6 +56,7 @@ impl Channel {
         match word {
             Word::NetworkNamespace => bytes.push(b'n'),
             Word::Terminal(master) => return self.send_with_fd(b't', master.as_fd()),
+            Word::Resolver(socket) => return self.send_with_fd(b'r', socket.as_fd()),
             Word::Executing => bytes.push(b'x'),
             Word::Failed(failure) => {
                 bytes.extend([b'f', failure.kind as u8]);
@@ -110,6 +113,7 @@ impl Channel {
             [] => return Ok(None),
             [b'n'] => Word::NetworkNamespace,
             [b't'] => Word::Terminal(fd.ok_or_else(broken)?),
+            [b'r'] => Word::Resolver(fd.ok_or_else(broken)?),
             [b'x'] => Word::Executing,
             [b'f', kind, ref text @ ..] => Word::Failed(LaunchFailure {
                 kind: kind_of(kind),

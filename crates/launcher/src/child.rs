@@ -20,7 +20,7 @@ use crate::{
     parent::StdioFds,
     plan::{LaunchFailure, LaunchFailureKind, LaunchPlan, NamespaceMode},
     process::{self, Candidate, Streams},
-    pty, rootfs,
+    pty, resolver, rootfs,
 };
 
 /// What the child of a launch starts with.
@@ -208,6 +208,9 @@ fn configure_kernel(plan: &LaunchPlan, own: &Own, channel: &Channel) -> Result<(
             }
         }
         net::configure(&plan.interfaces)?;
+        if let Some(resolver) = &plan.resolver {
+            resolver::hand_out(resolver, channel)?;
+        }
     }
     for (name, value) in &plan.sysctls {
         let file = sysctl_file(name)

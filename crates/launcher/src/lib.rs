@@ -20,6 +20,7 @@ pub mod parent;
 pub mod plan;
 mod process;
 pub mod pty;
+mod resolver;
 mod rootfs;
 pub mod seccomp;
 pub mod user;

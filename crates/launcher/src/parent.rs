@@ -38,6 +38,8 @@ pub struct LaunchedProcess {
     pub start_time: u64,
     /// The master of its terminal, close-on-exec, when the process asked for one.
     pub terminal: Option<OwnedFd>,
+    /// Sockets of its name server, UDP and TCP, when the plan has one.
+    pub resolver: Vec<OwnedFd>,
 }
 
 /// A running container.
@@ -153,12 +155,13 @@ pub(crate) fn await_exec<T>(
     attended: Result<T, LaunchFailure>,
 ) -> Result<(LaunchedProcess, T), LaunchFailure> {
     match attended.and_then(|made| Ok((listen(channel)?, made))) {
-        Ok((terminal, made)) => {
+        Ok((heard, made)) => {
             let process = LaunchedProcess {
                 start_time: namespaces::start_time_of(child.pid).unwrap_or(0),
                 pid: child.pid,
                 pidfd: child.pidfd,
-                terminal,
+                terminal: heard.terminal,
+                resolver: heard.resolver,
             };
             Ok((process, made))
         }
@@ -173,16 +176,24 @@ pub(crate) fn await_exec<T>(
     }
 }
 
-fn listen(channel: &Channel) -> Result<Option<OwnedFd>, LaunchFailure> {
-    let mut terminal = None;
+/// What a child hands out on its way.
+#[derive(Default)]
+struct Heard {
+    terminal: Option<OwnedFd>,
+    resolver: Vec<OwnedFd>,
+}
+
+fn listen(channel: &Channel) -> Result<Heard, LaunchFailure> {
+    let mut heard = Heard::default();
     let mut executing = false;
     loop {
         match channel.receive().context("listen to the container")? {
-            Some(Word::Terminal(master)) => terminal = Some(master),
+            Some(Word::Terminal(master)) => heard.terminal = Some(master),
+            Some(Word::Resolver(socket)) => heard.resolver.push(socket),
             Some(Word::Executing) => executing = true,
             Some(Word::Failed(failure)) => return Err(failure),
             Some(_) => {}
-            None if executing => return Ok(terminal),
+            None if executing => return Ok(heard),
             None => return Err(died()),
         }
     }

@@ -1,7 +1,10 @@
 //! Everything the launcher needs to know to make one container: data only, no look-ups left to do on the host.
 //! The engine builds it, the shim carries it out in its own process, then drops it.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +22,9 @@ pub struct LaunchPlan {
     pub domainname: Option<String>,
     /// Interfaces to make when the network namespace is new. `lo` always comes up.
     pub interfaces: Vec<InterfacePlan>,
+    /// Set where the engine's name server serves a new network namespace.
+    #[serde(default)]
+    pub resolver: Option<ResolverPlan>,
     /// `name=value`, written under /proc/sys of the new namespaces.
     pub sysctls: Vec<(String, String)>,
     /// Absolute paths in the container; missing ones are passed over.
@@ -80,6 +86,15 @@ pub enum MountKind {
         layers: Vec<PathBuf>,
         subpath: String,
     },
+}
+
+/// Where a container's name server listens, over UDP and TCP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolverPlan {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    /// nf_tables messages, one transaction, that lead port 53 of the address to `port`.
+    pub rules: Vec<u8>,
 }
 
 /// One namespace of the container.

@@ -4,7 +4,7 @@
 //!
 //! | daemon says | shim answers | later |
 //! |---|---|---|
-//! | `Launch` (first frame, postcard) | `Started` + pidfd, or `LaunchFailed` and the shim ends | `Exited` |
+//! | `Launch` (first frame, postcard) | `Started` + descriptors, or `LaunchFailed` and the shim ends | `Exited` |
 //! | `Attach` + socket | `Done` | the socket carries frames until the daemon closes it or has said `Release` |
 //! | `Exec` (+ socket) | `ExecStarted` or `Failed` | `ExecExited`, then the end of the socket |
 //! | `Resize`, `ExecResize`, `ExecSignal` | `Done` or `Failed` | |
@@ -111,7 +111,7 @@ pub enum Message {
         /// Those that run, and the last ones that have ended.
         execs: Vec<ExecState>,
     },
-    /// Carries the pidfd of the container's first process.
+    /// Carries the sockets of the container's name server (UDP, TCP) if the plan has one, and the pidfd of its first process.
     Started {
         pid: i32,
         start_time: u64,

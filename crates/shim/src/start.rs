@@ -99,7 +99,8 @@ fn launched(
         log: open_log(request.log).map_err(failed("open log"))?,
         run_dir: request.run_dir,
     };
-    let (launched, ends) = launch::container(&request.plan)?;
+    let (mut launched, ends) = launch::container(&request.plan)?;
+    let mut handed = std::mem::take(&mut launched.process.resolver);
     let undo = (launched.process.pid, launched.cgroup.clone());
     let result = join(
         &foundation,
@@ -117,7 +118,8 @@ fn launched(
             start_time: container.start_time,
         };
         // A daemon that has died or given up meanwhile counts this run as never made: so it must not be.
-        send_now(control, &started, vec![container.pidfd.try_clone()?])?;
+        handed.push(container.pidfd.try_clone()?);
+        send_now(control, &started, handed)?;
         rustix::io::ioctl_fionbio(control, true)?;
         Ok((container, mnt_ns))
     });

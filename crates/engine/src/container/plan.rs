@@ -132,6 +132,7 @@ pub(crate) fn build(definition: &Definition, around: &Surroundings<'_>) -> Resul
         hostname: own_uts.then(|| definition.hostname.clone()),
         domainname: (own_uts && !spec.domainname.is_empty()).then(|| spec.domainname.clone()),
         interfaces: around.endpoint.map(interface).into_iter().collect(),
+        resolver: None,
         sysctls,
         masked_paths: paths(&security.masked_paths, security::MASKED_PATHS),
         readonly_paths: paths(&security.readonly_paths, security::READONLY_PATHS),

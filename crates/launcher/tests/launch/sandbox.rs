@@ -291,6 +291,7 @@ fn plan(id: &str, directory: &Path) -> LaunchPlan {
         hostname: Some("h1".to_owned()),
         domainname: None,
         interfaces: Vec::new(),
+        resolver: None,
         sysctls: Vec::new(),
         masked_paths: strings(&[
             "/proc/acpi",

@@ -504,6 +504,7 @@ fn plan(id: &str, directory: &Path, script: &str) -> LaunchPlan {
         hostname: Some("h1".to_owned()),
         domainname: None,
         interfaces: Vec::new(),
+        resolver: None,
         sysctls: Vec::new(),
         masked_paths: Vec::new(),
         readonly_paths: Vec::new(),
