@@ -12,7 +12,7 @@ pub fn list() -> Vec<Case> {
     [
         cases!("volumedriver", Any; tmpfs_is_shared_and_goes_after_the_last, bind_is_seen_at_the_mountpoint, bad_options,
             missing_device, failed_start_leaves_no_mount, removed_with_content_elsewhere, volumes_from_keeps_details, usage,
-            by_mount_with_options, rename_keeps_the_count, cli)
+            by_mount_with_options, many_at_once, cli, binds_and_what_is_mounted_below)
         .to_vec(),
         cases!("volumedriver", Daemon; counted_over_kill, left_mount_goes_at_the_start).to_vec(),
         cases!("imagemount", Daemon; whole_image, part_of_an_image, image_is_kept).to_vec(),
@@ -297,7 +297,7 @@ fn by_mount_with_options(ctx: &Ctx) -> Outcome {
 }
 
 /// Containers that come and go in parallel: the mount is there while one runs, and gone afterwards.
-fn rename_keeps_the_count(ctx: &Ctx) -> Outcome {
+fn many_at_once(ctx: &Ctx) -> Outcome {
     let name = ctx.name("v");
     let point = volume(ctx, &name, &tmpfs_options())?;
     let body = json!({"Cmd": ["sh", "-c", "grep -q ' /t tmpfs' /proc/mounts || exit 9; usleep 20000"], "HostConfig": {"Binds": [format!("{name}:/t")]}});
@@ -374,6 +374,52 @@ fn cli(ctx: &Ctx) -> Outcome {
     let gone = ctx.docker(&["volume", "rm", &name])?.ok()?;
     same!(gone.line(), name);
     Ok(())
+}
+
+/// `bind-recursive` and its kin: what of the mounts below a bind is seen, and what can be written.
+fn binds_and_what_is_mounted_below(ctx: &Ctx) -> Outcome {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    let top = ctx.world.scratch.join(ctx.name("top"));
+    let below = top.join("below");
+    fs::create_dir_all(&below)?;
+    mount("tmpfs", &below, "tmpfs", MountFlags::empty(), None)?;
+    fs::write(below.join("seen"), "")?;
+    let script = "ls /b/below; touch /b/x 2>/dev/null && echo top; touch /b/below/x 2>/dev/null && echo below; true";
+    let run = |suffix: &str, read_only: bool, options: Value| -> Outcome<Vec<String>> {
+        let mount = json!({"Type": "bind", "Source": top, "Target": "/b", "ReadOnly": read_only, "BindOptions": options});
+        let out = ctx.sh(suffix, json!({"Mounts": [mount]}), script)?.ok()?;
+        let _ = (
+            fs::remove_file(top.join("x")),
+            fs::remove_file(below.join("x")),
+        );
+        Ok(out.stdout.lines().map(str::to_owned).collect())
+    };
+    let check = || -> Outcome {
+        same!(run("a", false, json!({}))?, ["seen", "top", "below"]);
+        same!(
+            run("b", false, json!({"NonRecursive": true}))?,
+            ["top", "below"]
+        );
+        // Read-only has reached further down since 25.
+        let whole: &[&str] = if ctx.api(44) {
+            &["seen"]
+        } else {
+            &["seen", "below"]
+        };
+        same!(run("c", true, json!({}))?, whole);
+        if ctx.api(44) {
+            same!(
+                run("d", true, json!({"ReadOnlyNonRecursive": true}))?,
+                ["seen", "below"]
+            );
+            let forced = json!({"ReadOnlyForceRecursive": true, "Propagation": "rprivate"});
+            same!(run("e", true, forced)?, ["seen"]);
+        }
+        Ok(())
+    };
+    let result = check();
+    unmount(&below, UnmountFlags::DETACH)?;
+    result
 }
 
 fn counted_over_kill(ctx: &Ctx) -> Outcome {

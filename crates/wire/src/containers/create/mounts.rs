@@ -320,7 +320,7 @@ fn bind_mount(mount: &Mount, spec: &mut MountSpec) -> Reason<()> {
     }
     if options.read_only_non_recursive && options.read_only_force_recursive {
         return Err(
-            "ReadOnlyNonRecursive and ReadOnlyForceRecursive exclude each other".to_owned(),
+            "mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceRecursive".to_owned(),
         );
     }
     spec.source = MountSource::Bind {
