@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_network::dns::{Membership, Resolver, Scope, Table, Upstream, place};
+use longshore_network::dns::{Member, Membership, Resolver, Scope, Upstream, place};
 use support::Namespace;
 
 const A: u16 = 1;
@@ -183,13 +183,14 @@ impl World {
     fn new() -> Self {
         let (host, container) = (Namespace::new(), Namespace::new());
         let resolver = Resolver::new().unwrap();
-        let mut table = Table::new("net1");
-        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-        table.add(&names(&["one", "web"]), &["10.0.0.2".parse().unwrap()]);
-        table.add(&names(&["two", "web"]), &["10.0.0.3".parse().unwrap()]);
-        let many: Vec<IpAddr> = (0..60).map(|n| IpAddr::from([10, 0, 1, n])).collect();
-        table.add(&names(&["many"]), &many);
-        resolver.set_names("n1", table);
+        let put = |container: &str, names: &[&str], addresses: Vec<IpAddr>| {
+            let names = names.iter().map(|n| (*n).to_owned()).collect();
+            resolver.set_member(("n1", "net1"), container, Member { names, addresses });
+        };
+        put("1", &["one", "web"], vec!["10.0.0.2".parse().unwrap()]);
+        put("2", &["two", "web"], vec!["10.0.0.3".parse().unwrap()]);
+        let many = (0..60).map(|n| IpAddr::from([10, 0, 1, n])).collect();
+        put("3", &["many"], many);
         Self {
             host,
             container,
@@ -278,12 +279,16 @@ fn changes_are_seen_at_once_and_detaching_ends_it() {
     let world = World::new();
     world.attach(World::scope(&[]));
     assert_eq!(ask(&world.container, "new", A).unwrap().code, 2);
-    let mut table = Table::new("net1");
-    table.add(&["new".to_owned()], &["10.0.0.9".parse().unwrap()]);
-    world.resolver.set_names("n1", table);
+    let member = Member {
+        names: vec!["new".to_owned()],
+        addresses: vec!["10.0.0.9".parse().unwrap()],
+    };
+    world.resolver.set_member(("n1", "net1"), "1", member);
     assert_eq!(ask(&world.container, "new", A).unwrap().count, 1);
     assert_eq!(ask(&world.container, "one", A).unwrap().code, 2);
-    world.resolver.forget_names("n1");
+    world.resolver.remove_member("n1", "2");
+    assert_eq!(ask(&world.container, "web", A).unwrap().code, 2);
+    world.resolver.forget("n1");
     assert_eq!(ask(&world.container, "new", A).unwrap().code, 2);
     // Again, as a new daemon does: the rules lead to the new sockets.
     for _ in 0..3 {

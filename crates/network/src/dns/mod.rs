@@ -14,7 +14,7 @@ mod worker;
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard},
     thread::JoinHandle,
 };
 
@@ -23,7 +23,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use self::{names::Tables, worker::Worker};
 pub use self::{
-    names::{Membership, Scope, Table, Upstream},
+    names::{Member, Membership, Scope, Table, Upstream},
     place::Sockets,
 };
 
@@ -93,24 +93,31 @@ impl Resolver {
         self.order(Order::Detach(container.to_owned()));
     }
 
-    /// The names of a network are these from now on.
-    pub fn set_names(&self, network: &str, table: Table) {
-        let mut tables = self
-            .shared
-            .tables
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        tables.insert(network.to_owned(), Arc::new(table));
+    /// A container is on a network (id and name), or has other names or addresses there now.
+    pub fn set_member(&self, network: (&str, &str), container: &str, member: Member) {
+        let (id, name) = network;
+        let mut tables = self.tables();
+        let table = tables
+            .entry(id.to_owned())
+            .or_insert_with(|| Table::new(name));
+        table.put(container, member);
+    }
+
+    /// A container is not on a network any more.
+    pub fn remove_member(&self, network: &str, container: &str) {
+        if let Some(table) = self.tables().get_mut(network) {
+            table.remove(container);
+        }
     }
 
     /// The network is gone.
-    pub fn forget_names(&self, network: &str) {
-        let mut tables = self
-            .shared
-            .tables
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        tables.remove(network);
+    pub fn forget(&self, network: &str) {
+        self.tables().remove(network);
+    }
+
+    fn tables(&self) -> RwLockWriteGuard<'_, Tables> {
+        let tables = self.shared.tables.write();
+        tables.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn order(&self, order: Order) {

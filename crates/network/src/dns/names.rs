@@ -3,15 +3,25 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
 };
+
+/// A container on a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Every one leads to its addresses; the first is what these lead back to.
+    pub names: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+}
 
 /// The names of one network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// The network's own name: `web.NETWORK` is `web` on this one.
     network: String,
-    names: HashMap<String, Vec<IpAddr>>,
+    /// By container.
+    members: HashMap<String, Member>,
+    /// By name in lower case: container and address.
+    names: HashMap<String, Vec<(String, IpAddr)>>,
     addresses: HashMap<IpAddr, String>,
 }
 
@@ -23,21 +33,44 @@ impl Table {
         }
     }
 
-    /// One container: every one of `names` leads to its addresses, and the first is what they lead back to.
-    pub fn add(&mut self, names: &[String], addresses: &[IpAddr]) {
-        for name in names {
+    /// A container is on the network, or has other names or addresses now.
+    pub fn put(&mut self, container: &str, member: Member) {
+        self.remove(container);
+        for name in &member.names {
             let known = self.names.entry(name.to_ascii_lowercase()).or_default();
-            for address in addresses {
-                if !known.contains(address) {
-                    known.push(*address);
+            for address in &member.addresses {
+                let entry = (container.to_owned(), *address);
+                if !known.contains(&entry) {
+                    known.push(entry);
                 }
             }
         }
-        let Some(name) = names.first() else {
+        for (address, name) in member
+            .addresses
+            .iter()
+            .zip(member.names.first().into_iter().cycle())
+        {
+            self.addresses.insert(*address, name.clone());
+        }
+        self.members.insert(container.to_owned(), member);
+    }
+
+    /// The container is not on the network any more.
+    pub fn remove(&mut self, container: &str) {
+        let Some(member) = self.members.remove(container) else {
             return;
         };
-        for address in addresses {
-            self.addresses.insert(*address, name.clone());
+        for name in member.names {
+            let name = name.to_ascii_lowercase();
+            if let Some(known) = self.names.get_mut(&name) {
+                known.retain(|(owner, _)| owner != container);
+                if known.is_empty() {
+                    self.names.remove(&name);
+                }
+            }
+        }
+        for address in member.addresses {
+            self.addresses.remove(&address);
         }
     }
 }
@@ -71,7 +104,7 @@ pub struct Membership {
     pub links: BTreeMap<String, String>,
 }
 
-pub(super) type Tables = HashMap<String, Arc<Table>>;
+pub(super) type Tables = HashMap<String, Table>;
 
 /// The addresses of a name (lower case, without last dot) that are `wanted`. None: no network of the container knows the name;
 /// empty: it is known but has no such address.
@@ -106,7 +139,8 @@ pub(super) fn resolve(
                     continue;
                 };
                 known = true;
-                let found: Vec<IpAddr> = addresses.iter().copied().filter(&wanted).collect();
+                let addresses = addresses.iter().map(|(_, address)| *address);
+                let found: Vec<IpAddr> = addresses.filter(&wanted).collect();
                 if !found.is_empty() {
                     return Some(found);
                 }
@@ -141,23 +175,46 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn strings(words: &[&str]) -> Vec<String> {
-        words.iter().map(|w| (*w).to_owned()).collect()
+    fn member(names: &[&str], addresses: &[&str]) -> Member {
+        Member {
+            names: names.iter().map(|n| (*n).to_owned()).collect(),
+            addresses: addresses.iter().map(|a| ip(a)).collect(),
+        }
     }
 
     fn world() -> Tables {
         let mut one = Table::new("Net1");
-        one.add(&strings(&["web1", "Web", "c1"]), &[ip("10.0.1.2")]);
-        one.add(&strings(&["web2", "web"]), &[ip("10.0.1.3"), ip("fd00::3")]);
+        one.put("a", member(&["web1", "Web", "c1"], &["10.0.1.2"]));
+        one.put("b", member(&["web2", "web"], &["10.0.1.3", "fd00::3"]));
         let mut two = Table::new("net.two");
-        two.add(&strings(&["db"]), &[ip("10.0.2.2")]);
-        two.add(&strings(&["only6", "web1"]), &[ip("fd02::2")]);
+        two.put("c", member(&["db"], &["10.0.2.2"]));
+        two.put("d", member(&["only6", "web1"], &["fd02::2"]));
         let mut other = Table::new("other");
-        other.add(&strings(&["secret"]), &[ip("10.0.3.2")]);
+        other.put("e", member(&["secret"], &["10.0.3.2"]));
         [("1", one), ("2", two), ("3", other)]
             .into_iter()
-            .map(|(id, table)| (id.to_owned(), Arc::new(table)))
+            .map(|(id, table)| (id.to_owned(), table))
             .collect()
+    }
+
+    #[test]
+    fn members_come_and_go() {
+        let mut table = world().remove("1").unwrap();
+        let before = table.clone();
+        table.put("b", member(&["renamed", "web", "WEB"], &["10.0.1.4"]));
+        assert_eq!(
+            table.names["web"],
+            [("a".into(), ip("10.0.1.2")), ("b".into(), ip("10.0.1.4"))]
+        );
+        assert!(
+            !table.names.contains_key("web2") && !table.addresses.contains_key(&ip("10.0.1.3"))
+        );
+        table.put("b", member(&["web2", "web"], &["10.0.1.3", "fd00::3"]));
+        assert_eq!(table, before);
+        table.remove("a");
+        table.remove("b");
+        table.remove("b");
+        assert_eq!(table, Table::new("Net1"));
     }
 
     fn scope() -> Scope {
