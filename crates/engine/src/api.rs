@@ -7,6 +7,7 @@ use longshore_model::{Event, Timestamp};
 pub use crate::container::{
     Change, Updated,
     archive::{ArchiveStream, ChangeKind, FileChange, PathStat, UnpackRequest},
+    health::{Health, HealthResult, HealthStatus},
     phase::Phase,
     snapshot::{EndpointState, ImageIdentity, MountPoint, Snapshot, State},
     spec::*,

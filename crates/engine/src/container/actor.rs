@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     exec::ExecRequest,
     gate::Gate,
+    health::HealthResult,
     record::{Definition, RUN_SUFFIX, RunRecord},
     registry::Handle,
     shim_link::ShimLink,
@@ -87,6 +88,17 @@ pub(crate) enum Command {
         given: String,
         reply: Reply<()>,
     },
+    /// Signal to an exec's process.
+    ExecSignal {
+        exec_id: String,
+        signal: i32,
+        reply: Option<Reply<()>>,
+    },
+    /// A health check has a result.
+    Probed {
+        exec_id: String,
+        result: HealthResult,
+    },
     Exec {
         request: ExecRequest,
         reply: Reply<std::result::Result<i32, String>>,
@@ -125,6 +137,8 @@ pub(crate) struct Actor {
     pub(super) gate: Arc<Gate>,
     /// When the restart policy brings it back.
     pub(super) restart_at: Option<tokio::time::Instant>,
+    /// When its health is checked next.
+    pub(super) probe_at: Option<tokio::time::Instant>,
     /// The pause before the last restart by policy.
     pub(super) last_pause: Option<Duration>,
     /// Keep the layers of the image, and of those that are mounted, while the container exists.
@@ -180,6 +194,7 @@ impl Actor {
             removed: false,
             gate: Arc::default(),
             restart_at: None,
+            probe_at: None,
             last_pause: None,
             _leases: leases,
         }
@@ -212,6 +227,12 @@ impl Actor {
                     None => std::future::pending().await,
                 }
             };
+            let check = async {
+                match self.probe_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             let left = async {
                 match self.leaving.as_mut() {
                     Some(link) => link.receive().await,
@@ -222,6 +243,7 @@ impl Actor {
                 biased;
                 message = message => self.observe(message).await,
                 () = due => self.restart_by_policy().await,
+                () = check => self.probe().await,
                 word = left => if !matches!(word, Ok(Some(_))) {
                     self.leaving = None;
                 },
@@ -293,6 +315,12 @@ impl Actor {
                 let result = self.remove(&request, &given).await;
                 answer(reply, result);
             }
+            Command::ExecSignal {
+                exec_id,
+                signal,
+                reply,
+            } => self.signal_exec(exec_id, signal, reply).await,
+            Command::Probed { exec_id, result } => self.probed(&exec_id, result).await,
             Command::Exec { request, reply } => self.exec(request, reply).await,
             Command::ExecResize {
                 exec_id,
@@ -386,6 +414,7 @@ impl Actor {
         self.run.exits += 1;
         self.pidfd = None;
         self.exec_ids.clear();
+        self.health_stops();
         let mut events = self.give_back().await;
         let seconds = finished.0.saturating_sub(started.0).max(0) / 1_000_000_000;
         if exit.oom_killed {
@@ -609,6 +638,7 @@ fn snapshot_of(
         paths: definition.paths.clone(),
         run: run.starts,
         exits: run.exits,
+        health: run.health.clone().map(Arc::new),
         removed,
     }
 }

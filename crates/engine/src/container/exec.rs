@@ -52,7 +52,7 @@ impl Execs {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn insert(&self, snapshot: ExecSnapshot, started: bool) {
+    pub(super) fn insert(&self, snapshot: ExecSnapshot, started: bool) {
         let mut all = self.lock();
         if all.len() >= KEPT {
             let idle = all
@@ -106,7 +106,7 @@ impl Execs {
     }
 
     /// Resolves (with an error, as nothing is sent) when the exec's exit is visible.
-    fn settled(&self, id: &str) -> Option<oneshot::Receiver<()>> {
+    pub(super) fn settled(&self, id: &str) -> Option<oneshot::Receiver<()>> {
         let mut all = self.lock();
         let entry = all
             .get_mut(id)
@@ -114,6 +114,16 @@ impl Execs {
         let (sender, receiver) = oneshot::channel();
         entry.waiters.push(sender);
         Some(receiver)
+    }
+
+    /// None while it runs, and for one that is not known.
+    pub(super) fn exit_code(&self, id: &str) -> Option<i32> {
+        self.lock().get(id)?.snapshot.exit_code
+    }
+
+    /// Nobody will ask for it again.
+    pub(super) fn forget(&self, id: &str) {
+        self.lock().remove(id);
     }
 
     /// The container has ended, and with it every process in it.
@@ -155,7 +165,7 @@ impl Engine {
         }
         self.check_user(&snapshot, &spec.user).await?;
         let id = random_hex();
-        let line = spec.cmd.join(" ");
+        let line = command_line(&spec.cmd);
         let made = ExecSnapshot {
             id: id.clone(),
             container_id: snapshot.id.to_string(),
@@ -233,7 +243,7 @@ impl Engine {
         let tty = snapshot.spec.tty;
         let mut spec = snapshot.spec;
         spec.console_size = console_size.or(spec.console_size);
-        let line = spec.cmd.join(" ");
+        let line = command_line(&spec.cmd);
         self.exec_event(&handle, &format!("exec_start: {line}"), id)
             .await?;
         let (ours, socket) = if detach {
@@ -288,6 +298,14 @@ impl Engine {
             })
             .await
     }
+}
+
+/// A command in an event's action, as dockerd prints it: entry point, blank, arguments.
+pub(super) fn command_line(command: &[String]) -> String {
+    let (first, rest) = command
+        .split_first()
+        .map_or(("", &[][..]), |(f, r)| (f.as_str(), r));
+    format!("{first} {}", rest.join(" "))
 }
 
 fn runs(snapshot: &Snapshot) -> Result<()> {
@@ -353,6 +371,18 @@ impl Actor {
             }
             answer(reply, result);
         });
+    }
+
+    /// Signal to an exec's process; without a reply nobody wants to know.
+    pub(super) async fn signal_exec(
+        &mut self,
+        exec_id: String,
+        signal: i32,
+        reply: Option<Reply<()>>,
+    ) {
+        let reply = reply.unwrap_or_else(|| tokio::sync::oneshot::channel().0);
+        let body = RequestBody::ExecSignal { exec_id, signal };
+        self.ask(body, Vec::new(), Pending::Done(reply)).await;
     }
 
     pub(super) fn exec_running(&self, exec_id: &str, pid: i32) {

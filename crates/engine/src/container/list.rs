@@ -124,11 +124,7 @@ impl<'a> Query<'a> {
                 .get(name)
                 .is_none_or(|values| values.is_empty() || values.iter().any(|v| test(v)))
         };
-        let health = if snapshot.spec.has_health() {
-            "starting"
-        } else {
-            "none"
-        };
+        let health = snapshot.health.as_ref().map_or("none", |h| h.status.word());
         any("status", &|v| v == state.phase.status())
             && (self.exited.is_empty()
                 || (state.phase.status() == "exited" && self.exited.contains(&state.exit_code)))

@@ -57,6 +57,9 @@ impl Actor {
             .state
             .phase
             .may_pause(self.definition.id.as_str())?;
+        if let Some(probe) = self.run.health.as_ref().and_then(|h| h.probe.clone()) {
+            self.signal_exec(probe, 9, None).await;
+        }
         self.execs_started().await?;
         if !self.run.state.phase.is_running() {
             return Err(self.not_running());
@@ -65,10 +68,11 @@ impl Actor {
             .await
             .map_err(|e| e.context(format!("cannot pause container {}", self.definition.id)))?;
         self.set_paused(true);
+        self.health_stops();
         let event = self.event("pause", BTreeMap::new());
         if let Err(error) = self.commit(vec![event], Durability::Survives).await {
             let _ = self.freeze(false).await;
-            self.set_paused(false);
+            self.thawed();
             self.publish();
             return Err(error);
         }
@@ -118,6 +122,7 @@ impl Actor {
     /// The state after a thaw, and its event.
     fn thawed(&mut self) -> NewEvent {
         self.set_paused(false);
+        self.plan_probe();
         self.event("unpause", BTreeMap::new())
     }
 

@@ -8,6 +8,7 @@ use longshore_store::{Lease, Store};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    health::Health,
     phase::Phase,
     snapshot::{ImageIdentity, MountPoint, Paths, State},
     spec::ContainerSpec,
@@ -79,6 +80,8 @@ pub(crate) struct RunRecord {
     /// The user stopped it: a restart policy leaves it alone.
     #[serde(default)]
     pub stopped_by_user: bool,
+    #[serde(default)]
+    pub health: Option<Health>,
     /// New limits are recorded and on their way to the kernel.
     #[serde(default)]
     pub updating: bool,
@@ -111,6 +114,7 @@ impl RunRecord {
             exits: 0,
             restart_count: 0,
             stopped_by_user: false,
+            health: None,
             updating: false,
             endpoint: None,
             ports: Vec::new(),

@@ -260,6 +260,7 @@ async fn adopt(
             let mut actor = Actor::new(engine, definition, run, alive);
             actor.adopt_freeze().await;
             actor.finish_update().await;
+            actor.adopt_health().await;
             actor.enter();
         }
         (Phase::Starting, Some(Found::Alive(mut link, pidfd, _))) => {

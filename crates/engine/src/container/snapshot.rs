@@ -6,7 +6,7 @@ use longshore_model::{ContainerId, Timestamp, port::PublishedPort};
 
 use serde::{Deserialize, Serialize};
 
-use super::{phase::Phase, spec::ContainerSpec};
+use super::{health::Health, phase::Phase, spec::ContainerSpec};
 
 /// A container at one moment.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub run: u64,
     /// How often a run has ended: lets a waiter tell the next exit from the last.
     pub exits: u64,
+    /// From the first start on, where there is a health check.
+    pub health: Option<Arc<Health>>,
     /// The container is gone; this is its last snapshot.
     pub removed: bool,
 }

@@ -24,8 +24,10 @@ pub struct ContainerSpec {
     pub exposed_ports: BTreeSet<String>,
     /// Targets of anonymous volumes (`Config.Volumes`, image VOLUMEs).
     pub anonymous_volumes: BTreeSet<String>,
-    /// As given or from the image; executed in a later issue. Durations in nanoseconds.
+    /// As given or from the image. Durations in nanoseconds.
     pub healthcheck: Option<Healthcheck>,
+    /// Runs `CMD-SHELL` checks; empty: `/bin/sh -c`.
+    pub shell: Vec<String>,
     pub stop_signal: String,
     /// Seconds; None: 10.
     pub stop_timeout: Option<i64>,
@@ -212,6 +214,6 @@ impl ContainerSpec {
     pub fn has_health(&self) -> bool {
         self.healthcheck
             .as_ref()
-            .is_some_and(|h| h.test.first().is_some_and(|first| first != "NONE"))
+            .is_some_and(|check| super::health::command(check, &self.shell).is_some())
     }
 }

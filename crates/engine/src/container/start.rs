@@ -122,6 +122,7 @@ impl Actor {
             finished_at: self.run.state.finished_at,
         };
         self.run.starts += 1;
+        self.health_starts();
         self.run.stopped_by_user = false;
         self.run.networked = true;
         self.run.sandbox_id = if self.run.sandbox_id.is_empty() {
@@ -232,6 +233,7 @@ impl Actor {
         }
         self.release_volumes().await;
         let (exit_code, error) = failure.explain();
+        self.probe_at = None;
         self.run.endpoint = None;
         self.run.ports.clear();
         self.run.state.phase = before;

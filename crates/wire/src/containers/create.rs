@@ -281,6 +281,7 @@ pub fn convert(body: CreateBody, context: &Context<'_>) -> Result<Accepted> {
             start_interval: check.start_interval,
             retries: check.retries,
         }),
+        shell: config.shell.clone().unwrap_or_default(),
         stop_signal: config.stop_signal.clone(),
         stop_timeout: config.stop_timeout,
         mounts: mounts.mounts,

@@ -117,7 +117,10 @@ pub fn summary(
         },
         health: version.since(52).then(|| Health {
             status: view::health_status(snapshot),
-            failing_streak: 0,
+            failing_streak: snapshot
+                .health
+                .as_ref()
+                .map_or(0, |health| i64::from(health.failing_streak)),
             log: None,
         }),
         network_settings: NetworkSettingsSummary {

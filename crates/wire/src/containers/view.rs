@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use longshore_engine::api::{
-    EndpointState, ImageIdentity, MountPoint, NetworkMode, Phase, Snapshot,
+    EndpointState, HealthResult, ImageIdentity, MountPoint, NetworkMode, Snapshot,
 };
 
 use crate::dto::container::{
-    EndpointSettings, Health, ManifestDescriptor, MountView, NetworkingConfig, PlatformView,
-    PortBindingView,
+    EndpointSettings, Health, HealthResultView, ManifestDescriptor, MountView, NetworkingConfig,
+    PlatformView, PortBindingView,
 };
 
 /// A network mode's text, as `HostConfig.NetworkMode` has it.
@@ -192,23 +192,24 @@ pub fn port_map(snapshot: &Snapshot) -> BTreeMap<String, Option<Vec<PortBindingV
     map
 }
 
-/// The health status word: checks are not run yet, so a running container with one stays at `starting`.
+/// The health status word.
 pub fn health_status(snapshot: &Snapshot) -> &'static str {
-    match (snapshot.spec.has_health(), &snapshot.state.phase) {
-        (false, _) | (true, Phase::Created | Phase::Starting) => "none",
-        (true, Phase::Running { .. }) => "starting",
-        (true, Phase::Restarting | Phase::Exited | Phase::Removing | Phase::Dead) => "unhealthy",
-    }
+    let health = snapshot.health.as_ref();
+    health.map_or("none", |health| health.status.word())
 }
 
 /// `State.Health` of inspect; absent without a health check and before the first start.
 pub fn health(snapshot: &Snapshot) -> Option<Health> {
-    match health_status(snapshot) {
-        "none" => None,
-        status => Some(Health {
-            status,
-            failing_streak: 0,
-            log: Some(Vec::new()),
-        }),
-    }
+    let health = snapshot.health.as_ref()?;
+    let result = |result: &HealthResult| HealthResultView {
+        start: result.start.rfc3339(),
+        end: result.end.rfc3339(),
+        exit_code: result.exit_code,
+        output: result.output.clone(),
+    };
+    Some(Health {
+        status: health.status.word(),
+        failing_streak: i64::from(health.failing_streak),
+        log: Some(health.log.iter().map(result).collect()),
+    })
 }

@@ -286,7 +286,16 @@ pub struct Health {
     pub status: &'static str,
     pub failing_streak: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub log: Option<Vec<Empty>>,
+    pub log: Option<Vec<HealthResultView>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HealthResultView {
+    pub start: String,
+    pub end: String,
+    pub exit_code: i32,
+    pub output: String,
 }
 
 #[derive(Debug, Serialize)]

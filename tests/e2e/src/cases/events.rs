@@ -155,8 +155,19 @@ fn exec_events(ctx: &Ctx) -> Outcome {
     );
     let last = &events[2]["Actor"]["Attributes"];
     same!(last["exitCode"], "3");
+    // Entry point, blank, arguments: also when there are none.
+    same!(exec_told(ctx, &id, &json!(["true"]))?, "exec_create: true ");
     same!(last["execID"].as_str().map(str::len), Some(64));
     Ok(())
+}
+
+/// The action of an exec's first event.
+fn exec_told(ctx: &Ctx, id: &str, command: &Value) -> Outcome<String> {
+    let since = now();
+    ctx.exec(id, &json!({"Cmd": command}))?;
+    let events = ctx.events(&since, &now(), &json!({"container": [id]}))?;
+    let action = events.first().and_then(|e| e["Action"].as_str());
+    Ok(action.unwrap_or_default().to_owned())
 }
 
 fn rename_event(ctx: &Ctx) -> Outcome {

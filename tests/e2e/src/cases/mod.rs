@@ -9,6 +9,7 @@ mod copy;
 mod daemon;
 mod events;
 mod exec;
+mod health;
 mod images;
 mod images_save;
 mod inspect;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Case> {
         system::list(),
         daemon::list(),
         restore::list(),
+        health::list(),
         stats::list(),
         update::list(),
         verbs::list(),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use e2e::{
-    check::{Fail, Outcome, until},
+    check::{Fail, Outcome, patience, until},
     ensure, has,
     http::Connection,
     same,
@@ -331,8 +331,11 @@ fn two_hundred_clients(ctx: &Ctx) -> Outcome {
         "     stats: 200 clients cost {:.1} % of a processor",
         share * 100.0
     );
-    // Without optimisation, on a busy machine.
-    ensure!(share < 0.5, "200 clients cost {share:.2} processors");
+    // Without optimisation, on a busy machine; an emulated one is slower still.
+    ensure!(
+        share < 0.5 * f64::from(patience()),
+        "200 clients cost {share:.2} processors"
+    );
     // Nobody listens: nothing runs.
     pause(1500);
     let begin = ticks(daemon)?;

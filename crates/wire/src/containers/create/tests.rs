@@ -192,6 +192,7 @@ fn snapshot(accepted: &Accepted, seen: &Value) -> Snapshot {
         },
         run: 1,
         exits: 0,
+        health: None,
         removed: false,
         spec: Arc::new(spec),
     }
