@@ -268,10 +268,7 @@ impl Actor {
                 }
             }
             Command::Signal { signal, log, reply } => answer(reply, self.signal(signal, log).await),
-            Command::Abandon { reply } => {
-                let result = self.abandon().await;
-                answer(reply, result);
-            }
+            Command::Abandon { reply } => answer(reply, self.abandon().await),
             Command::MarkStopped => self.mark_stopped().await,
             Command::Pause { paused, reply } => {
                 let result = if paused {
@@ -281,10 +278,7 @@ impl Actor {
                 };
                 answer(reply, result);
             }
-            Command::Update { change, reply } => {
-                let result = self.update(change).await;
-                answer(reply, result);
-            }
+            Command::Update { change, reply } => answer(reply, self.update(change).await),
             Command::Event {
                 action,
                 attributes,
@@ -327,18 +321,7 @@ impl Actor {
                 rows,
                 columns,
                 reply,
-            } => {
-                self.ask(
-                    RequestBody::ExecResize {
-                        exec_id,
-                        rows,
-                        columns,
-                    },
-                    Vec::new(),
-                    Pending::Done(reply),
-                )
-                .await;
-            }
+            } => self.resize_exec(exec_id, rows, columns, reply).await,
         }
     }
 

@@ -385,6 +385,21 @@ impl Actor {
         self.ask(body, Vec::new(), Pending::Done(reply)).await;
     }
 
+    pub(super) async fn resize_exec(
+        &mut self,
+        exec_id: String,
+        rows: u16,
+        columns: u16,
+        reply: Reply<()>,
+    ) {
+        let body = RequestBody::ExecResize {
+            exec_id,
+            rows,
+            columns,
+        };
+        self.ask(body, Vec::new(), Pending::Done(reply)).await;
+    }
+
     pub(super) fn exec_running(&self, exec_id: &str, pid: i32) {
         self.engine.execs.change(exec_id, |exec| {
             exec.pid = pid;
