@@ -257,11 +257,7 @@ async fn adopt(
                 exec_ids: running,
                 ..Alive::default()
             };
-            let mut actor = Actor::new(engine, definition, run, alive);
-            actor.adopt_freeze().await;
-            actor.finish_update().await;
-            actor.adopt_health().await;
-            actor.enter();
+            Actor::new(engine, definition, run, alive).resume().await;
         }
         (Phase::Starting, Some(Found::Alive(mut link, pidfd, _))) => {
             // The client was never told that it runs: undone.
@@ -436,6 +432,14 @@ async fn half_made(
 }
 
 impl Actor {
+    /// Starts the actor of a container that runs: what the last daemon had begun with it is finished first.
+    async fn resume(mut self) {
+        self.adopt_freeze().await;
+        self.finish_update().await;
+        self.adopt_health().await;
+        self.enter();
+    }
+
     /// Starts the actor of a container whose run has just been found ended.
     async fn settle(
         engine: &Arc<Inner>,
