@@ -29,12 +29,43 @@ need nft nftables
 need ip iproute2
 need unshare util-linux
 need ps procps
+need script bsdutils
+need perl perl
+need skopeo skopeo
+need iptables iptables
+# dockerd's library; the programs themselves are unpacked below
+ls /lib/x86_64-linux-gnu/libdevmapper.so.1.02.1 >/dev/null 2>&1 || packages+=(libdevmapper1.02.1)
 [ "$(uname -m)" = x86_64 ] && [ ! -e /usr/lib/x86_64-linux-gnu/libc.a ] && packages+=(libc6-dev)
 if [ ${#packages[@]} -gt 0 ]; then
     echo "test: installing ${packages[*]}"
     apt-get update -q
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"
 fi
+# unpack PACKAGE PROGRAM...: programs of other engines that answers are compared with. They are not installed, so that no
+# service of theirs starts, now or at the next boot.
+unpack() {
+    local package=$1 missing=() program work
+    shift
+    for program in "$@"; do command -v "$program" >/dev/null || missing+=("$program"); done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    echo "test: unpacking ${missing[*]} from Debian's $package"
+    work=$(mktemp -d)
+    (
+        cd "$work"
+        fetch="apt-get -q -o APT::Sandbox::User=root download $package"
+        $fetch >/dev/null 2>&1 || { apt-get update -q && $fetch; }
+        dpkg -x ./*.deb root
+        for program in "${missing[@]}"; do
+            install -m 755 "$(find root -type f -path "*bin/$program" | head -n 1)" "$tools/$program"
+        done
+    )
+    rm -rf "$work"
+}
+unpack docker.io dockerd docker-proxy
+unpack containerd containerd containerd-shim-runc-v2
+unpack runc runc
+unpack docker-registry docker-registry
+
 # The recordings were taken with this docker CLI; only the program itself is fetched, no daemon is installed.
 if ! docker --version 2>/dev/null | grep -q 'version 28\.'; then
     echo "test: fetching the docker CLI 28.2.2"

@@ -355,7 +355,7 @@ impl Dockerd {
     fn start(ctx: &Ctx) -> Outcome<Self> {
         let engine = Engine::start(Setup {
             kind: Kind::Dockerd,
-            binary: "/usr/sbin/dockerd".into(),
+            binary: "dockerd".into(),
             root: ctx.world.scratch.join("dockerd"),
             isolate: true,
             extra: ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
