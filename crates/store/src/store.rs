@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use crate::{
     containers::Containers,
     housekeeper::{Chore, Housekeeper},
-    images::{Images, StoredImages},
+    images::{self, Images, StoredImages},
     lock::Lock,
     records::{
         Batch, Committer, Database, Done, Durability, EventRange, OnCommit, Opened, Quarantined,
@@ -70,6 +70,7 @@ impl Store {
         make_folders(data_root)?;
         let lock = Arc::new(Lock::take(data_root)?);
         report.removed = clear_leftovers(data_root)?;
+        report.removed.extend(images::ingest::sweep(data_root));
         let Opened {
             writer,
             reader,
@@ -250,6 +251,7 @@ fn make_folders(root: &Path) -> Result<()> {
     for name in [
         "",
         "blobs/sha256",
+        "ingest",
         "layers",
         "init",
         "containers",
@@ -268,6 +270,7 @@ fn make_folders(root: &Path) -> Result<()> {
         ("tmp", 0o700),
         ("trash", 0o700),
         ("blobs", 0o700),
+        ("ingest", 0o700),
         ("layers", 0o700),
         ("init", 0o700),
         ("containers", 0o710),

@@ -12,7 +12,8 @@ use crate::tarball::codec::Hashing;
 
 /// Manifests, indexes and configurations are read into memory: at most so much of them.
 const DOCUMENT_MAX: u64 = 8 << 20;
-const LOOK_EVERY: u64 = 64 << 20;
+/// Bytes between two looks at the free space.
+pub const LOOK_EVERY: u64 = 64 << 20;
 /// Bytes that stay free for the engine's own state.
 const RESERVE: u64 = 64 << 20;
 
@@ -83,6 +84,15 @@ pub struct Arrived {
     pub size: u64,
 }
 
+/// Is there room for more than what the engine itself needs?
+pub fn check_room(file: &File) -> io::Result<()> {
+    let room = rustix::fs::fstatvfs(file)?;
+    if room.f_bavail.saturating_mul(room.f_frsize) < RESERVE {
+        return Err(rustix::io::Errno::NOSPC.into());
+    }
+    Ok(())
+}
+
 /// Writes a stream into a new file at `path`, digesting it. It is not durable yet: the caller syncs the file system once.
 pub fn receive(mut from: impl Read, path: &Path) -> io::Result<Arrived> {
     let file = File::create_new(path)?;
@@ -100,10 +110,7 @@ pub fn receive(mut from: impl Read, path: &Path) -> io::Result<Arrived> {
         unlooked += got as u64;
         if unlooked >= LOOK_EVERY {
             unlooked = 0;
-            let room = rustix::fs::fstatvfs(&file)?;
-            if room.f_bavail.saturating_mul(room.f_frsize) < RESERVE {
-                return Err(rustix::io::Errno::NOSPC.into());
-            }
+            check_room(&file)?;
         }
     }
     let (digest, size) = out.finish();

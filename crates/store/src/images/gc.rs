@@ -47,6 +47,19 @@ impl Drop for Lease {
     }
 }
 
+impl State {
+    fn unpin(&mut self, names: &[String]) {
+        for name in names {
+            if let Some(count) = self.pins.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pins.remove(name);
+                }
+            }
+        }
+    }
+}
+
 /// Keeps blobs and layer folders that no record names yet.
 pub(super) struct Pins<'a> {
     images: &'a Images,
@@ -71,15 +84,7 @@ impl<'a> Pins<'a> {
 
 impl Drop for Pins<'_> {
     fn drop(&mut self) {
-        let mut state = self.images.write();
-        for name in &self.names {
-            if let Some(count) = state.pins.get_mut(name) {
-                *count -= 1;
-                if *count == 0 {
-                    state.pins.remove(name);
-                }
-            }
-        }
+        self.images.write().unpin(&self.names);
     }
 }
 
@@ -207,20 +212,26 @@ impl Held {
             digests,
         })
     }
+
+    /// Holds blobs that need not be there yet.
+    pub fn blobs(store: &Store, digests: Vec<String>) -> Self {
+        let mut state = store.images().write();
+        for digest in &digests {
+            *state.pins.entry(digest.clone()).or_default() += 1;
+        }
+        drop(state);
+        Self {
+            store: store.clone(),
+            digests,
+        }
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         let images = self.store.images();
         let mut state = images.write();
-        for digest in &self.digests {
-            if let Some(count) = state.pins.get_mut(digest) {
-                *count -= 1;
-                if *count == 0 {
-                    state.pins.remove(digest);
-                }
-            }
-        }
+        state.unpin(&self.digests);
         let used = Used::of(&state);
         let orphans = self.digests.iter().any(|d| !used.blobs.contains(&hex(d)));
         drop(state);

@@ -18,6 +18,7 @@ use super::{
     gc::Pins,
     init, layers,
     manifest::{Descriptor, ImageConfig, Index, Manifest, Platform},
+    pulled::{self, Shared},
     put_tag,
     record::{Image, ImageLayer, LayerRecord, NamedTag, PlatformImage, Tag},
     to_json,
@@ -38,6 +39,8 @@ pub struct Incoming<'a> {
     pins: Pins<'a>,
     arrived: HashMap<String, Arrived>,
     fresh_layers: Vec<(String, LayerRecord)>,
+    /// Layers that were unpacked while they came, by their blob's digest.
+    prepared: HashMap<String, Shared>,
     /// Blobs and layer folders in their place, with how many inodes they have, that may not be durable yet.
     unsynced: Vec<(PathBuf, u64)>,
     counter: u64,
@@ -57,6 +60,7 @@ impl<'a> Incoming<'a> {
             pins: Pins::new(images),
             arrived: HashMap::new(),
             fresh_layers: Vec::new(),
+            prepared: HashMap::new(),
             unsynced: Vec::new(),
             counter: 0,
             work: images.works.make()?,
@@ -71,6 +75,11 @@ impl<'a> Incoming<'a> {
 
     pub fn add(&mut self, arrived: Arrived) {
         self.arrived.insert(arrived.digest.clone(), arrived);
+    }
+
+    /// A layer that is unpacked already, for whoever takes it first.
+    pub fn prepare(&mut self, digest: String, layer: Shared) {
+        self.prepared.insert(digest, layer);
     }
 
     /// A document that is made here; its bytes are those of Go's encoder for the same fields.
@@ -132,6 +141,8 @@ impl<'a> Incoming<'a> {
             // One that is there already is durable; ours is not yet, and must not take its place.
             match durable::rename_new(&arrived.path, &path) {
                 Ok(()) | Err(Errno::EXIST) => arrived.path.clone_from(&path),
+                // Another pull of the same blob was faster.
+                Err(Errno::NOENT) if path.exists() => arrived.path.clone_from(&path),
                 Err(e) => return Err(Error::io(format_args!("rename {}", path.display()), e)),
             }
         }
@@ -312,8 +323,17 @@ impl<'a> Incoming<'a> {
                 return Ok((name.clone(), record));
             }
         }
-        let blob = self.open(&layer.blob.digest)?;
-        let fresh = layers::unpack_blob(blob, &layer.diff_id, lower, chain, self.work.path())?;
+        let ready = self.prepared.get(&layer.blob.digest).and_then(pulled::take);
+        // Its work folder stays until what is in there has been moved.
+        let (fresh, _work) = match ready {
+            Some(ready) => (ready.prepared.finish(lower, chain)?, Some(ready.work)),
+            None => {
+                let blob = self.open(&layer.blob.digest)?;
+                let work = self.work.path();
+                let fresh = layers::unpack_blob(blob, &layer.diff_id, lower, chain, work)?;
+                (fresh, None)
+            }
+        };
         self.pins.add(&fresh.name);
         let path = self.images.layer_path(&fresh.name);
         match std::fs::rename(&fresh.path, &path) {

@@ -36,6 +36,13 @@ pub struct Fresh {
     pub record: LayerRecord,
 }
 
+/// A layer that has been unpacked without a look at those below it.
+pub struct Prepared {
+    path: PathBuf,
+    diff_id: String,
+    unpacked: Unpacked,
+}
+
 /// Unpacks the blob below `work`. `lower`: the layers below it, topmost first; `parent_chain`: their chain id, empty for none.
 pub fn unpack_blob(
     blob: File,
@@ -44,12 +51,12 @@ pub fn unpack_blob(
     parent_chain: &str,
     work: &Path,
 ) -> Result<Fresh> {
-    let fail = |e: io::Error| {
-        Error::system(format!(
-            "failed to extract layer {diff_id}: {}",
-            go_errno(&e)
-        ))
-    };
+    prepare(blob, diff_id, work)?.finish(lower, parent_chain)
+}
+
+/// Unpacks a blob below `work`.
+pub fn prepare(blob: impl Read + Send, diff_id: &str, work: &Path) -> Result<Prepared> {
+    let fail = |e: io::Error| fail(diff_id, &e);
     let name = format!("layer-{}", &longshore_model::id::random_hex()[..16]);
     let (path, gone) = (work.join(&name), work.join(format!("{name}-gone")));
     for folder in [&path, &gone] {
@@ -64,20 +71,39 @@ pub fn unpack_blob(
             "wrong diff id calculated on extraction {found:?}, expected {diff_id:?}"
         )));
     }
-    let dependent = !unpacked.implied.is_empty() && !lower.is_empty();
-    if dependent {
-        inherit(&path, &unpacked, lower).map_err(fail)?;
-    }
-    let usage = usage::measure(&path)?;
-    Ok(Fresh {
+    Ok(Prepared {
         path,
-        name: folder_name(diff_id, if dependent { parent_chain } else { "" }),
-        record: LayerRecord {
-            allocated: usage.allocated,
-            apparent: usage.apparent,
-            inodes: usage.inodes,
-        },
+        diff_id: diff_id.to_owned(),
+        unpacked,
     })
+}
+
+fn fail(diff_id: &str, error: &io::Error) -> Error {
+    Error::system(format!(
+        "failed to extract layer {diff_id}: {}",
+        go_errno(error)
+    ))
+}
+
+impl Prepared {
+    /// Fits it onto the layers below.
+    pub fn finish(self, lower: &[PathBuf], parent_chain: &str) -> Result<Fresh> {
+        let dependent = !self.unpacked.implied.is_empty() && !lower.is_empty();
+        if dependent {
+            inherit(&self.path, &self.unpacked, lower).map_err(|e| fail(&self.diff_id, &e))?;
+        }
+        let usage = usage::measure(&self.path)?;
+        let chain = if dependent { parent_chain } else { "" };
+        Ok(Fresh {
+            name: folder_name(&self.diff_id, chain),
+            path: self.path,
+            record: LayerRecord {
+                allocated: usage.allocated,
+                apparent: usage.apparent,
+                inodes: usage.inodes,
+            },
+        })
+    }
 }
 
 /// Name of a layer's folder; `parent_chain` empty: it fits on anything.
@@ -98,7 +124,11 @@ pub fn chain_id(parent_chain: &str, diff_id: &str) -> String {
 }
 
 /// One thread reads, inflates and digests, this one writes files.
-fn inflate_and_unpack(blob: File, root: OwnedFd, gone: &OwnedFd) -> io::Result<(Unpacked, String)> {
+fn inflate_and_unpack(
+    blob: impl Read + Send,
+    root: OwnedFd,
+    gone: &OwnedFd,
+) -> io::Result<(Unpacked, String)> {
     let (sender, receiver) = sync_channel(PIECES_AHEAD);
     std::thread::scope(|scope| {
         let inflating = std::thread::Builder::new()
@@ -122,7 +152,7 @@ fn inflate_and_unpack(blob: File, root: OwnedFd, gone: &OwnedFd) -> io::Result<(
     })
 }
 
-fn inflate(blob: File, pieces: &SyncSender<io::Result<Vec<u8>>>) -> io::Result<String> {
+fn inflate(blob: impl Read + Send, pieces: &SyncSender<io::Result<Vec<u8>>>) -> io::Result<String> {
     let (_, reader) = match decompress(blob) {
         Ok(opened) => opened,
         Err(error) => {

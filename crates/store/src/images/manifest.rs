@@ -87,19 +87,26 @@ impl Platform {
         })
     }
 
-    /// Can `self`, the machine or what was asked for, run an image for `image`? An image that does not say runs anywhere.
+    /// Can `self`, the machine or what was asked for, run an image for `image`? An image that does not say runs anywhere. A
+    /// processor also runs what was built for an older variant of its kind.
     pub fn runs(&self, image: &Self) -> bool {
-        let variant = |p: &Self| match (p.architecture.as_str(), p.variant.as_str()) {
-            ("arm64", "v8") | ("amd64", "v1") => String::new(),
-            ("arm", "") => "v7".to_owned(),
-            (_, v) => v.to_owned(),
-        };
         if image.architecture.is_empty() && image.os.is_empty() {
             return true;
         }
         image.os == self.os
             && image.architecture == self.architecture
-            && (self.variant.is_empty() || variant(self) == variant(image))
+            && (self.variant.is_empty() || image.level() <= self.level())
+    }
+
+    /// The variant as a number; where none is said, that which the name alone means.
+    pub fn level(&self) -> u32 {
+        let said = self.variant.strip_prefix('v');
+        match (self.architecture.as_str(), said.and_then(|v| v.parse().ok())) {
+            (_, Some(level)) => level,
+            ("arm", None) => 7,
+            ("arm64", None) => 8,
+            _ => 1,
+        }
     }
 
     /// `linux/arm/v7`
@@ -292,6 +299,9 @@ mod tests {
         assert!(!p("linux/amd64").runs(&p("linux/arm64")));
         assert!(!p("linux/amd64").runs(&p("windows/amd64")));
         assert!(p("linux/amd64").runs(&Platform::default()));
+        assert!(p("linux/arm/v7").runs(&p("linux/arm/v6")));
+        assert!(!p("linux/arm/v6").runs(&p("linux/arm")));
+        assert!(!p("linux/amd64/v2").runs(&p("linux/amd64/v3")));
     }
 
     #[test]
