@@ -135,7 +135,7 @@ fn healthcheck(value: &serde_json::Value) -> Option<Healthcheck> {
     })
 }
 
-fn platform(text: Option<&str>) -> Result<Option<Platform>> {
+pub(crate) fn platform(text: Option<&str>) -> Result<Option<Platform>> {
     let Some(text) = text.filter(|t| !t.is_empty()) else {
         return Ok(None);
     };
@@ -277,7 +277,10 @@ impl Inner {
         let mut repo_tags = Vec::new();
         let mut repo_digests: Vec<String> = Vec::new();
         for named in tags {
-            repo_tags.push(named.reference.familiar());
+            // A name that was pulled by its digest is no tag.
+            if named.reference.digest.is_none() {
+                repo_tags.push(named.reference.familiar());
+            }
             let digest = format!("{}@{}", named.reference.familiar_name(), image.id());
             if !repo_digests.contains(&digest) {
                 repo_digests.push(digest);

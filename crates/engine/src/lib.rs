@@ -26,6 +26,7 @@ mod log_watch;
 mod names;
 mod network;
 mod open;
+mod pull;
 pub mod stats;
 pub mod stdio;
 mod system;
@@ -34,6 +35,8 @@ mod volume_use;
 
 pub use container::security::{MASKED_PATHS, READONLY_PATHS};
 pub use image::{ImportRequest, Progress, SavedImages};
+pub use longshore_registry::{Credentials, Login};
+pub use pull::{Detail, Line, Lines, PullRequest};
 
 pub use api::DiskUsage;
 
@@ -70,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) facts: system::Facts,
     pub(crate) samplers: stats::Samplers,
     pub(crate) log_watches: log_watch::LogWatches,
+    pub(crate) registry: Arc<longshore_registry::Registry>,
+    pub(crate) downloads: pull::Downloads,
     pub(crate) start_slots: Semaphore,
     pub(crate) runtime: tokio::runtime::Handle,
     /// True once the daemon shuts down: streams end.

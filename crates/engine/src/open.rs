@@ -90,6 +90,8 @@ fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> 
         facts: Facts::read(),
         samplers: crate::stats::Samplers::default(),
         log_watches: LogWatches::new()?,
+        registry: crate::pull::registry(&config),
+        downloads: crate::pull::Downloads::new(config.max_concurrent_downloads),
         start_slots: Semaphore::new(2 * cores),
         runtime,
         closing: watch::channel(false).0,

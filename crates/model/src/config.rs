@@ -55,6 +55,10 @@ pub struct DaemonConfig {
     /// Registries reachable by plain HTTP or with unverified certificates.
     pub insecure_registries: Vec<String>,
     pub registry_mirrors: Vec<String>,
+    /// Layers that are fetched at the same time, over all pulls.
+    pub max_concurrent_downloads: usize,
+    /// Layers that one push sends at the same time.
+    pub max_concurrent_uploads: usize,
     pub default_cgroupns_mode: Option<String>,
     pub no_new_privileges: bool,
 }

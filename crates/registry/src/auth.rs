@@ -133,7 +133,8 @@ impl Grants {
         };
         let ends = |until: Instant| Instant::now() + MARGIN >= until;
         let grant = if grant.until.is_some_and(ends) {
-            self.obtain(client, endpoint, scopes, &grant.challenge).await?
+            self.obtain(client, endpoint, scopes, &grant.challenge)
+                .await?
         } else {
             grant
         };
@@ -188,9 +189,16 @@ impl Grants {
             })?;
             (text, None)
         } else {
-            let token = token(client, &endpoint.trust, credentials, challenge, scopes, false)
-                .await
-                .map_err(|failure| in_token(failure, credentials))?;
+            let token = token(
+                client,
+                &endpoint.trust,
+                credentials,
+                challenge,
+                scopes,
+                false,
+            )
+            .await
+            .map_err(|failure| in_token(failure, credentials))?;
             let life = match token.expires_in {
                 0 => LIFE,
                 seconds => seconds.min(24 * 3600),
@@ -233,7 +241,9 @@ fn in_token(failure: Failure, credentials: &Credentials) -> Failure {
         Failure::Status {
             status: 401 | 403, ..
         } => Failure::Unauthorized(text),
-        Failure::Request { ref cause, again, .. } => Failure::Request {
+        Failure::Request {
+            ref cause, again, ..
+        } => Failure::Request {
             method: "Get".to_owned(),
             url: "token".to_owned(),
             cause: format!("failed to authorize: {cause}"),
@@ -254,7 +264,9 @@ async fn token(
 ) -> Result<Token, Failure> {
     let realm = challenge.get("realm");
     let bad = |why: &str| Failure::Unauthorized(format!("authorization failed: {why}"));
-    let uri: Uri = realm.parse().map_err(|_| bad("no realm specified for token auth challenge"))?;
+    let uri: Uri = realm
+        .parse()
+        .map_err(|_| bad("no realm specified for token auth challenge"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(bad("no realm specified for token auth challenge"));
     }
@@ -323,7 +335,9 @@ async fn token(
     let token: Token = serde_json::from_slice(&body)
         .map_err(|e| bad(&format!("unable to decode token response: {e}")))?;
     if token.token.is_empty() && token.access_token.is_empty() {
-        return Err(bad("authorization server did not include a token in the response"));
+        return Err(bad(
+            "authorization server did not include a token in the response",
+        ));
     }
     Ok(token)
 }
@@ -410,7 +424,9 @@ pub async fn login(
 
 fn header(text: &str) -> Result<HeaderValue, Failure> {
     let mut value = HeaderValue::from_str(text).map_err(|_| {
-        Failure::Unauthorized("authorization failed: credentials that no header can have".to_owned())
+        Failure::Unauthorized(
+            "authorization failed: credentials that no header can have".to_owned(),
+        )
     })?;
     value.set_sensitive(true);
     Ok(value)
@@ -428,14 +444,28 @@ mod tests {
         };
         for (server, authority, registry, fits) in [
             ("", "registry-1.docker.io", "docker.io", true),
-            ("https://index.docker.io/v1/", "registry-1.docker.io", "docker.io", true),
+            (
+                "https://index.docker.io/v1/",
+                "registry-1.docker.io",
+                "docker.io",
+                true,
+            ),
             ("", "mirror.example", "docker.io", false),
             ("r.example:5000", "r.example:5000", "r.example:5000", true),
-            ("http://R.example:5000/v2/", "r.example:5000", "r.example:5000", true),
+            (
+                "http://R.example:5000/v2/",
+                "r.example:5000",
+                "r.example:5000",
+                true,
+            ),
             ("r.example", "r.example:5000", "r.example:5000", false),
             ("other.example", "r.example:5000", "r.example:5000", false),
         ] {
-            assert_eq!(at(server).fit(authority, registry), fits, "{server} {authority}");
+            assert_eq!(
+                at(server).fit(authority, registry),
+                fits,
+                "{server} {authority}"
+            );
         }
         let secret = Credentials {
             username: "u".to_owned(),

@@ -60,7 +60,7 @@ impl<'a> Rest<'a> {
     fn token(&mut self) -> &'a str {
         let end = self
             .0
-            .find(|c: char| !(c.is_ascii_graphic() && !"\",=()<>@;?{}[]\\".contains(c)))
+            .find(|c: char| !c.is_ascii_graphic() || "\",=()<>@;?{}[]\\".contains(c))
             .unwrap_or(self.0.len());
         let (token, rest) = self.0.split_at(end);
         self.0 = rest;
@@ -126,7 +126,10 @@ mod tests {
         assert_eq!(parse("Negotiate"), [one("negotiate", &[])]);
         assert_eq!(parse(""), []);
         assert_eq!(parse("=x"), []);
-        assert_eq!(parse("Bearer realm=\"open"), [one("bearer", &[("realm", "open")])]);
+        assert_eq!(
+            parse("Bearer realm=\"open"),
+            [one("bearer", &[("realm", "open")])]
+        );
         assert_eq!(parse("Basic realm=é"), [one("basic", &[("realm", "")])]);
     }
 

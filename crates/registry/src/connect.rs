@@ -112,17 +112,16 @@ async fn dial(host: &str, port: u16, patience: Duration) -> Result<TcpStream, Re
 }
 
 /// Asks the proxy for a way through.
-async fn tunnel(
-    stream: &mut Box<dyn Stream>,
-    to: &Address,
-    proxy: &Proxy,
-) -> Result<(), Refused> {
+async fn tunnel(stream: &mut Box<dyn Stream>, to: &Address, proxy: &Proxy) -> Result<(), Refused> {
     let host = if to.host.contains(':') {
         format!("[{}]", to.host)
     } else {
         to.host.clone()
     };
-    let mut head = format!("CONNECT {host}:{0} HTTP/1.1\r\nHost: {host}:{0}\r\n", to.port);
+    let mut head = format!(
+        "CONNECT {host}:{0} HTTP/1.1\r\nHost: {host}:{0}\r\n",
+        to.port
+    );
     if let Some(authorization) = &proxy.authorization {
         head.push_str("Proxy-Authorization: ");
         head.push_str(authorization);
@@ -133,7 +132,10 @@ async fn tunnel(
         why: longshore_model::error::go_errno(e),
         again: true,
     };
-    stream.write_all(head.as_bytes()).await.map_err(|e| cut(&e))?;
+    stream
+        .write_all(head.as_bytes())
+        .await
+        .map_err(|e| cut(&e))?;
     let mut answer = Vec::new();
     // Byte by byte: what follows the head is the registry's.
     while !answer.ends_with(b"\r\n\r\n") {

@@ -59,7 +59,11 @@ fn read_small(path: &str) -> String {
 fn in_hosts(text: &str, host: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in text.lines() {
-        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let mut words = line
+            .split('#')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace();
         let Some(Ok(address)) = words.next().map(str::parse::<IpAddr>) else {
             continue;
         };
@@ -85,9 +89,8 @@ impl Config {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") if config.servers.len() < 3 => {
-                    let address: Option<IpAddr> = words
-                        .next()
-                        .and_then(|a| a.split('%').next()?.parse().ok());
+                    let address: Option<IpAddr> =
+                        words.next().and_then(|a| a.split('%').next()?.parse().ok());
                     config.servers.extend(address);
                 }
                 Some("domain") => config.search = words.take(1).map(str::to_owned).collect(),
@@ -161,11 +164,7 @@ impl Config {
         }
     }
 
-    async fn records(
-        &self,
-        name: &str,
-        kind: RecordType,
-    ) -> Result<Vec<IpAddr>, (IpAddr, String)> {
+    async fn records(&self, name: &str, kind: RecordType) -> Result<Vec<IpAddr>, (IpAddr, String)> {
         let mut last = (IpAddr::V4(Ipv4Addr::LOCALHOST), "no such host".to_owned());
         for _ in 0..self.attempts {
             for server in &self.servers {
@@ -204,22 +203,25 @@ async fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Vec<IpA
         RData::AAAA(a) => Some(IpAddr::V6(a.0)),
         _ => None,
     };
-    Ok(answer.answers.iter().filter_map(|r| address(&r.data)).collect())
+    Ok(answer
+        .answers
+        .iter()
+        .filter_map(|r| address(&r.data))
+        .collect())
 }
 
-async fn by_udp(
-    server: SocketAddr,
-    question: &[u8],
-    asked: &Message,
-) -> Result<Message, String> {
+async fn by_udp(server: SocketAddr, question: &[u8], asked: &Message) -> Result<Message, String> {
     let any: SocketAddr = if server.is_ipv6() {
         (Ipv6Addr::UNSPECIFIED, 0).into()
     } else {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     };
     let socket = UdpSocket::bind(any).await.map_err(|e| io(&e))?;
-    socket.connect(server).await.map_err(|e| io(&e))?;
-    let from = socket.local_addr().map_or_else(|_| String::new(), |a| a.to_string());
+    let dial = |e: &std::io::Error| format!("dial udp {server}: connect: {}", io(e));
+    socket.connect(server).await.map_err(|e| dial(&e))?;
+    let from = socket
+        .local_addr()
+        .map_or_else(|_| String::new(), |a| a.to_string());
     let read = |e: &std::io::Error| format!("read udp {from}->{server}: read: {}", io(e));
     socket.send(question).await.map_err(|e| io(&e))?;
     let mut buffer = vec![0u8; ANSWER_MAX];
@@ -257,13 +259,19 @@ mod tests {
     #[test]
     fn files() {
         let hosts = "127.0.0.1 localhost\n::1 Registry\n10.0.0.2\tregistry # x\nbad registry\n10.0.0.2 registry\n";
-        let found: Vec<String> = in_hosts(hosts, "registry").iter().map(ToString::to_string).collect();
+        let found: Vec<String> = in_hosts(hosts, "registry")
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(found, ["10.0.0.2", "::1"]);
         let config = Config::parse(
             "nameserver 10.0.0.53 # x\nnameserver fe80::1%eth0\nsearch a.example b.example.\noptions ndots:2 timeout:1 attempts:9\n",
         );
         assert_eq!(config.servers.len(), 2);
-        assert_eq!((config.ndots, config.attempts, config.timeout.as_secs()), (2, 5, 1));
+        assert_eq!(
+            (config.ndots, config.attempts, config.timeout.as_secs()),
+            (2, 5, 1)
+        );
         assert_eq!(
             config.candidates("r.x"),
             ["r.x.a.example.", "r.x.b.example.", "r.x."]
@@ -294,11 +302,19 @@ mod tests {
                 }
                 // Noise first.
                 socket.send_to(b"noise", from).await.unwrap();
-                socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+                socket
+                    .send_to(&answer.to_vec().unwrap(), from)
+                    .await
+                    .unwrap();
             }
         });
         let found = ask(address, "known.", RecordType::A).await.unwrap();
         assert_eq!(found, [IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3))]);
-        assert!(ask(address, "other.", RecordType::A).await.unwrap().is_empty());
+        assert!(
+            ask(address, "other.", RecordType::A)
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 }

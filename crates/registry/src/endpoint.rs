@@ -144,7 +144,9 @@ pub fn is_insecure(settings: &Settings, host: &str, port: u16) -> bool {
         format!("{host}:{port}")
     };
     settings.insecure.iter().any(|rule| {
-        let rule = rule.trim_start_matches("http://").trim_start_matches("https://");
+        let rule = rule
+            .trim_start_matches("http://")
+            .trim_start_matches("https://");
         rule.eq_ignore_ascii_case(host)
             || rule.eq_ignore_ascii_case(&with_port)
             || in_network(rule, host)
@@ -170,13 +172,37 @@ mod tests {
     #[test]
     fn where_names_lead() {
         for (registry, bases) in [
-            ("docker.io", vec!["https://mirror.example/hub/v2", "https://registry-1.docker.io/v2"]),
+            (
+                "docker.io",
+                vec![
+                    "https://mirror.example/hub/v2",
+                    "https://registry-1.docker.io/v2",
+                ],
+            ),
             ("ghcr.io", vec!["https://ghcr.io/v2"]),
-            ("127.0.0.1:5000", vec!["https://127.0.0.1:5000/v2", "http://127.0.0.1:5000/v2"]),
-            ("localhost", vec!["https://localhost/v2", "http://localhost/v2"]),
-            ("[::1]:5000", vec!["https://[::1]:5000/v2", "http://[::1]:5000/v2"]),
-            ("10.1.1.1", vec!["https://10.1.1.1/v2", "http://10.1.1.1/v2"]),
-            ("plain.example:5000", vec!["https://plain.example:5000/v2", "http://plain.example:5000/v2"]),
+            (
+                "127.0.0.1:5000",
+                vec!["https://127.0.0.1:5000/v2", "http://127.0.0.1:5000/v2"],
+            ),
+            (
+                "localhost",
+                vec!["https://localhost/v2", "http://localhost/v2"],
+            ),
+            (
+                "[::1]:5000",
+                vec!["https://[::1]:5000/v2", "http://[::1]:5000/v2"],
+            ),
+            (
+                "10.1.1.1",
+                vec!["https://10.1.1.1/v2", "http://10.1.1.1/v2"],
+            ),
+            (
+                "plain.example:5000",
+                vec![
+                    "https://plain.example:5000/v2",
+                    "http://plain.example:5000/v2",
+                ],
+            ),
             ("plain.example", vec!["https://plain.example/v2"]),
         ] {
             let found = endpoints(&settings(), registry).unwrap();

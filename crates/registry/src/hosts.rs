@@ -115,7 +115,9 @@ fn parse(text: &str, folder: &Path, everything: Host) -> Result<HostFolder, Stri
     server.address = file.server.unwrap_or_default();
     let mut mirrors = Vec::new();
     for (address, value) in file.host {
-        let own: Entry = value.try_into().map_err(|e: toml::de::Error| e.message().to_owned())?;
+        let own: Entry = value
+            .try_into()
+            .map_err(|e: toml::de::Error| e.message().to_owned())?;
         let mut host = entry(own, folder, &everything)?;
         host.address = if address.contains("://") {
             address
@@ -151,7 +153,10 @@ fn entry(entry: Entry, folder: &Path, everything: &Host) -> Result<Host, String>
     let identities: Result<Vec<_>, String> = match entry.client {
         None => Ok(Vec::new()),
         Some(Clients::One(one)) => pair(&[one]).map(|pair| vec![pair]),
-        Some(Clients::Many(many)) => many.iter().map(|one| pair(std::slice::from_ref(one))).collect(),
+        Some(Clients::Many(many)) => many
+            .iter()
+            .map(|one| pair(std::slice::from_ref(one)))
+            .collect(),
         Some(Clients::Pairs(pairs)) => pairs.iter().map(|one| pair(one)).collect(),
     };
     host.trust = Trust {
@@ -164,7 +169,10 @@ fn entry(entry: Entry, folder: &Path, everything: &Host) -> Result<Host, String>
         .header
         .into_iter()
         .flat_map(|(name, values)| {
-            values.into_vec().into_iter().map(move |value| (name.clone(), value))
+            values
+                .into_vec()
+                .into_iter()
+                .map(move |value| (name.clone(), value))
         })
         .collect();
     Ok(host)
@@ -227,7 +235,10 @@ mod tests {
         .unwrap();
         assert_eq!(found.server.address, "https://registry-1.docker.io");
         assert!(found.server.push);
-        assert_eq!(found.server.trust.authorities, [PathBuf::from("/c/r/docker.crt")]);
+        assert_eq!(
+            found.server.trust.authorities,
+            [PathBuf::from("/c/r/docker.crt")]
+        );
         let first = &found.mirrors[0];
         assert_eq!(first.address, "https://z.example:5000");
         assert!(first.pull && !first.resolve && !first.push && first.override_path);

@@ -236,7 +236,10 @@ impl Client {
         let target = if through_proxy {
             call.uri.to_string()
         } else {
-            call.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned()
+            call.uri
+                .path_and_query()
+                .map_or("/", |p| p.as_str())
+                .to_owned()
         };
         let mut request = Request::builder()
             .method(call.method.clone())
@@ -473,7 +476,10 @@ mod tests {
                 "manifest unknown: manifest unknown",
             ),
             (r#"{"errors":[{"code":"DENIED"}]}"#, "denied"),
-            (r#"{"details":"incorrect username or password"}"#, "incorrect username or password"),
+            (
+                r#"{"details":"incorrect username or password"}"#,
+                "incorrect username or password",
+            ),
             ("<html>", ""),
             ("{}", ""),
         ] {

@@ -141,7 +141,9 @@ fn parse(text: &str) -> Result<Proxy, String> {
         Some((user, authority)) => (Some(user), authority),
         None => (None, rest),
     };
-    let uri: Uri = format!("{scheme}://{authority}/").parse().map_err(|_| bad())?;
+    let uri: Uri = format!("{scheme}://{authority}/")
+        .parse()
+        .map_err(|_| bad())?;
     let (host, port) = host_and_port(&uri);
     if host.is_empty() {
         return Err(bad());
@@ -193,8 +195,9 @@ mod tests {
         Proxies {
             http: "proxy:3128".to_owned(),
             https: "http://us%65r:p%40ss@10.0.0.1:8080/".to_owned(),
-            exceptions: "example.com, .only-below.org,10.1.0.0/16,192.168.0.7:5000,host:81,[fd00::1]"
-                .to_owned(),
+            exceptions:
+                "example.com, .only-below.org,10.1.0.0/16,192.168.0.7:5000,host:81,[fd00::1]"
+                    .to_owned(),
         }
     }
 
@@ -229,8 +232,14 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let proxy = proxies().for_uri(&"https://a.b/".parse().unwrap()).unwrap().unwrap();
-        assert_eq!((proxy.host.as_str(), proxy.port, proxy.tls), ("10.0.0.1", 8080, false));
+        let proxy = proxies()
+            .for_uri(&"https://a.b/".parse().unwrap())
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (proxy.host.as_str(), proxy.port, proxy.tls),
+            ("10.0.0.1", 8080, false)
+        );
         let wanted = format!("Basic {}", BASE64_STANDARD.encode("user:p@ss"));
         assert_eq!(proxy.authorization, Some(wanted));
         assert!(parse("socks5://x").unwrap_err().contains("socks5"));

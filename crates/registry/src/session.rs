@@ -195,7 +195,10 @@ impl Session {
         let size = reply.header(CONTENT_LENGTH.as_str()).parse().unwrap_or(0);
         let known = longshore_model::reference::check_digest(&digest).is_ok()
             && media_type.contains('/')
-            && !matches!(media_type, "text/plain" | "application/json" | "application/octet-stream");
+            && !matches!(
+                media_type,
+                "text/plain" | "application/json" | "application/octet-stream"
+            );
         if known && size > 0 {
             return Ok(Target {
                 media_type: media_type.to_owned(),
@@ -213,7 +216,6 @@ impl Session {
     /// `NotFound`; content that is not what was asked for; the failures of the wire.
     pub async fn manifest(&self, object: &str) -> Result<Manifest, Failure> {
         let rest = format!("/manifests/{object}");
-        let attempts = self.limits().attempts;
         let mut attempt = 1;
         let (bytes, declared) = loop {
             let reply = self
@@ -223,7 +225,7 @@ impl Session {
             let declared = reply.header("content-type").to_owned();
             match reply.collect(MANIFEST_MAX).await {
                 Ok(bytes) => break (bytes, declared),
-                Err(failure) => self.pause(&failure, &mut attempt, attempts).await?,
+                Err(failure) => self.pause(&failure, &mut attempt).await?,
             }
         };
         let digest = format!("sha256:{}", hex(&Sha256::digest(&bytes)));
@@ -248,7 +250,6 @@ impl Session {
     /// `NotFound`, the failures of the wire.
     pub async fn document(&self, digest: &str) -> Result<Bytes, Failure> {
         let rest = format!("/blobs/{digest}");
-        let attempts = self.limits().attempts;
         let mut attempt = 1;
         loop {
             let reply = self
@@ -257,7 +258,7 @@ impl Session {
                 .map_err(|failure| blob_missing(failure, digest))?;
             match reply.collect(MANIFEST_MAX).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(failure) => self.pause(&failure, &mut attempt, attempts).await?,
+                Err(failure) => self.pause(&failure, &mut attempt).await?,
             }
         }
     }
@@ -269,7 +270,10 @@ impl Session {
     pub async fn blob(&self, digest: &str, offset: u64) -> Result<BlobStream, Failure> {
         let mut headers = HeaderMap::new();
         // Compression on the way would change what is counted.
-        headers.insert(hyper::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(
+            hyper::header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        );
         if offset > 0 {
             range(&mut headers, offset);
         }
@@ -302,8 +306,9 @@ impl Session {
                 })?;
             let next = next_page(reply.header("link"));
             let body = reply.collect(TAGS_MAX).await?;
-            let tags: Tags = serde_json::from_slice(&body)
-                .map_err(|e| Failure::Content(Error::system(format!("tags of {}: {e}", self.name))))?;
+            let tags: Tags = serde_json::from_slice(&body).map_err(|e| {
+                Failure::Content(Error::system(format!("tags of {}: {e}", self.name)))
+            })?;
             let before = found.len();
             found.extend(tags.tags.into_iter().flatten());
             match next {
@@ -324,14 +329,12 @@ impl Session {
         }
     }
 
-    /// Waits before the next try, or gives up with the failure.
-    pub(crate) async fn pause(
-        &self,
-        failure: &Failure,
-        attempt: &mut u32,
-        attempts: u32,
-    ) -> Result<(), Failure> {
-        if *attempt >= attempts || !failure.again() {
+    /// Waits before the next try, or gives up with the failure. `attempt` counts from 1.
+    ///
+    /// # Errors
+    /// The failure, when another try does not help or there have been enough.
+    pub async fn pause(&self, failure: &Failure, attempt: &mut u32) -> Result<(), Failure> {
+        if *attempt >= self.limits().attempts || !failure.again() {
             return Err(failure.clone());
         }
         let limits = self.limits();
@@ -356,8 +359,7 @@ impl Session {
             match self.once(can, method.clone(), rest, headers).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => {
-                    self.pause(&failure, &mut attempt, self.limits().attempts)
-                        .await?;
+                    self.pause(&failure, &mut attempt).await?;
                 }
             }
         }
@@ -397,7 +399,10 @@ impl Session {
                 Ok(reply) => reply.unexpected().await,
                 Err(failure) => failure,
             };
-            if worst.as_ref().is_none_or(|worst| rank(&failure) > rank(worst)) {
+            if worst
+                .as_ref()
+                .is_none_or(|worst| rank(&failure) > rank(worst))
+            {
                 worst = Some(failure);
             }
         }
@@ -409,7 +414,11 @@ impl Session {
         if let Some(endpoint) = self.endpoints.get(at)
             && endpoint.base.starts_with("http://")
         {
-            let mut plain = self.registry.plain.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut plain = self
+                .registry
+                .plain
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             plain.insert(endpoint.base.clone());
         }
     }
@@ -474,7 +483,10 @@ impl Session {
         headers: HeaderMap,
         payload: Payload,
     ) -> Result<Reply, Failure> {
-        let base: Uri = endpoint.base.parse().map_err(|_| bad_address(&endpoint.base))?;
+        let base: Uri = endpoint
+            .base
+            .parse()
+            .map_err(|_| bad_address(&endpoint.base))?;
         // An upload may be led elsewhere: to a storage that our token is no business of.
         let headers = if crate::uri::same_server(&base, uri) {
             self.headers(endpoint, &self.scopes, headers).await?
@@ -498,9 +510,13 @@ impl Session {
         mut headers: HeaderMap,
     ) -> Result<HeaderMap, Failure> {
         for (name, value) in &endpoint.headers {
-            let bad = |_| Failure::Content(Error::system(format!("bad header {name:?} in hosts.toml")));
+            let bad =
+                |_| Failure::Content(Error::system(format!("bad header {name:?} in hosts.toml")));
             let name: HeaderName = name.parse().map_err(|_| bad(()))?;
-            headers.append(name.clone(), HeaderValue::from_str(value).map_err(|_| bad(()))?);
+            headers.append(
+                name.clone(),
+                HeaderValue::from_str(value).map_err(|_| bad(()))?,
+            );
         }
         self.grants
             .apply(&self.client, endpoint, scopes, &mut headers)
@@ -603,9 +619,21 @@ mod tests {
     fn media_types() {
         for (declared, body, want) in [
             ("a/b", r#"{"mediaType":"x/y"}"#, "x/y"),
-            ("application/vnd.x+json; charset=utf-8", "{}", "application/vnd.x+json"),
-            ("text/plain", r#"{"manifests":[]}"#, "application/vnd.oci.image.index.v1+json"),
-            ("", r#"{"fsLayers":[]}"#, "application/vnd.docker.distribution.manifest.v1+json"),
+            (
+                "application/vnd.x+json; charset=utf-8",
+                "{}",
+                "application/vnd.x+json",
+            ),
+            (
+                "text/plain",
+                r#"{"manifests":[]}"#,
+                "application/vnd.oci.image.index.v1+json",
+            ),
+            (
+                "",
+                r#"{"fsLayers":[]}"#,
+                "application/vnd.docker.distribution.manifest.v1+json",
+            ),
             ("", "no json", "application/vnd.oci.image.manifest.v1+json"),
         ] {
             assert_eq!(media_type(declared, body.as_bytes()), want);

@@ -129,8 +129,7 @@ pub fn explain(error: &std::io::Error) -> String {
             | CertificateError::NotValidYetContext { .. } => {
                 "certificate has expired or is not yet valid".to_owned()
             }
-            CertificateError::NotValidForName
-            | CertificateError::NotValidForNameContext { .. } => {
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "certificate is not valid for this name".to_owned()
             }
             other => other.to_string(),

@@ -68,8 +68,7 @@ impl Session {
                 Ok(done) => return Ok(done),
                 Err(failure) => {
                     content.sent.store(0, Ordering::Relaxed);
-                    self.pause(&failure, &mut attempt, self.limits().attempts)
-                        .await?;
+                    self.pause(&failure, &mut attempt).await?;
                 }
             }
         }
@@ -101,7 +100,10 @@ impl Session {
         }
         let place = match place {
             Some(place) => place,
-            None => self.start(endpoint, "/blobs/uploads/", &self.scopes).await?,
+            None => {
+                self.start(endpoint, "/blobs/uploads/", &self.scopes)
+                    .await?
+            }
         };
         self.transfer(endpoint, content, place).await?;
         Ok(Uploaded::Sent)
@@ -167,7 +169,9 @@ impl Session {
         let url = reply.uri.to_string();
         reply.discard().await;
         place.map(|uri| Place { uri }).ok_or_else(|| {
-            Failure::Content(Error::system(format!("{url}: the registry gave no place to upload to")))
+            Failure::Content(Error::system(format!(
+                "{url}: the registry gave no place to upload to"
+            )))
         })
     }
 
@@ -199,10 +203,15 @@ impl Session {
                 }
                 Ok(reply) => return Err(reply.unexpected().await),
                 Err(failure) => {
-                    self.pause(&failure, &mut attempt, self.limits().attempts)
-                        .await?;
+                    self.pause(&failure, &mut attempt).await?;
                     let ask = self
-                        .send(endpoint, Method::GET, &place.uri, HeaderMap::new(), Payload::bytes(""))
+                        .send(
+                            endpoint,
+                            Method::GET,
+                            &place.uri,
+                            HeaderMap::new(),
+                            Payload::bytes(""),
+                        )
                         .await?;
                     if ask.status != StatusCode::NO_CONTENT {
                         return Err(failure);
@@ -218,7 +227,13 @@ impl Session {
             .parse()
             .map_err(|_| Failure::Content(Error::system(format!("invalid address {url:?}"))))?;
         let reply = self
-            .send(endpoint, Method::PUT, &uri, HeaderMap::new(), Payload::bytes(""))
+            .send(
+                endpoint,
+                Method::PUT,
+                &uri,
+                HeaderMap::new(),
+                Payload::bytes(""),
+            )
             .await?;
         if reply.status != StatusCode::CREATED && reply.status != StatusCode::NO_CONTENT {
             return Err(reply.unexpected().await);
@@ -247,8 +262,7 @@ impl Session {
                 Ok(reply) => reply.unexpected().await,
                 Err(failure) => failure,
             };
-            self.pause(&failure, &mut attempt, self.limits().attempts)
-                .await?;
+            self.pause(&failure, &mut attempt).await?;
         }
     }
 
@@ -265,7 +279,8 @@ impl Session {
             headers.insert(CONTENT_TYPE, value);
         }
         let payload = Payload::bytes(bytes);
-        self.send(endpoint, Method::PUT, &uri, headers, payload).await
+        self.send(endpoint, Method::PUT, &uri, headers, payload)
+            .await
     }
 }
 

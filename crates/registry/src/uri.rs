@@ -18,18 +18,28 @@ pub fn join(base: &Uri, location: &str) -> Option<Uri> {
     } else if location.starts_with('?') {
         format!("{scheme}://{authority}{}{location}", base.path())
     } else {
-        let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let folder = base
+            .path()
+            .rsplit_once('/')
+            .map_or("", |(folder, _)| folder);
         format!("{scheme}://{authority}{folder}/{location}")
     };
     let joined: Uri = text.parse().ok()?;
-    joined.host().is_some_and(|h| !h.is_empty()).then_some(joined)
+    joined
+        .host()
+        .is_some_and(|h| !h.is_empty())
+        .then_some(joined)
 }
 
 /// Host without brackets, and port (the scheme's when none is given).
 pub fn host_and_port(uri: &Uri) -> (String, u16) {
     let host = uri.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    let default = if uri.scheme_str() == Some("https") {
+        443
+    } else {
+        80
+    };
     (host.to_ascii_lowercase(), uri.port_u16().unwrap_or(default))
 }
 
@@ -79,13 +89,21 @@ mod tests {
 
     #[test]
     fn locations() {
-        let base: Uri = "https://r.example:5000/v2/a/blobs/uploads/?x=1".parse().unwrap();
+        let base: Uri = "https://r.example:5000/v2/a/blobs/uploads/?x=1"
+            .parse()
+            .unwrap();
         for (location, want) in [
             ("/v2/b?c=d", Some("https://r.example:5000/v2/b?c=d")),
             ("http://cdn/x#y", Some("http://cdn/x")),
             ("//cdn:1/x", Some("https://cdn:1/x")),
-            ("u-1?s=2", Some("https://r.example:5000/v2/a/blobs/uploads/u-1?s=2")),
-            ("?s=2", Some("https://r.example:5000/v2/a/blobs/uploads/?s=2")),
+            (
+                "u-1?s=2",
+                Some("https://r.example:5000/v2/a/blobs/uploads/u-1?s=2"),
+            ),
+            (
+                "?s=2",
+                Some("https://r.example:5000/v2/a/blobs/uploads/?s=2"),
+            ),
             ("http://", None),
             ("http://a b/", None),
         ] {
@@ -100,8 +118,14 @@ mod tests {
         assert!(same_server(&uri("https://A/x"), &uri("https://a:443/y")));
         assert!(!same_server(&uri("https://a/x"), &uri("http://a/x")));
         assert!(!same_server(&uri("https://a/x"), &uri("https://a:444/x")));
-        assert_eq!(host_and_port(&uri("http://[::1]:5/")), ("::1".to_owned(), 5));
-        assert_eq!(with_query("/x?a=1", "b", "c d/é"), "/x?a=1&b=c%20d%2F%C3%A9");
+        assert_eq!(
+            host_and_port(&uri("http://[::1]:5/")),
+            ("::1".to_owned(), 5)
+        );
+        assert_eq!(
+            with_query("/x?a=1", "b", "c d/é"),
+            "/x?a=1&b=c%20d%2F%C3%A9"
+        );
         assert_eq!(
             shown(&uri("https://u:p@h/x?X-Amz-Signature=secret")),
             "https://h/x?..."

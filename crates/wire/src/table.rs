@@ -82,7 +82,6 @@ static IMAGES: &[Route] = &[
     not_yet!(GET "/images/{name:.*}/attestations", 53),
     on!(GET "/images/{name:.*}/json", 24, images::inspect),
     on!(POST "/images/load", 24, images::load),
-    // fromSrc=-; fromImage (pull) answers 501
     on!(POST "/images/create", 24, images::create),
     on!(POST "/images/prune", 25, images::prune),
     not_yet!(POST "/images/{name:.*}/push", 24),
@@ -177,8 +176,7 @@ mod tests {
             "# The API\n\nMade from the route table in `crates/wire/src/table.rs`; do not edit it by hand. To make it anew:\n\
              `UPDATE=1 cargo test -p longshore-wire api_document`.\n\n\
              Paths are those of Docker's Engine API, with or without a version in front (`/v1.41/...`). \"Since\" is the API\n\
-             version that brought the endpoint. What is not built yet answers 501 and says so.\n\n\
-             `POST /images/create` imports an archive (`fromSrc=-`); pulling (`fromImage`) is not built yet.\n",
+             version that brought the endpoint. What is not built yet answers 501 and says so.\n",
         );
         for (noun, routes) in GROUPS {
             let _ = write!(

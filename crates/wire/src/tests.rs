@@ -33,6 +33,8 @@ pub(crate) fn config() -> DaemonConfig {
         cgroup_parent: String::new(),
         shutdown_timeout: 15,
         insecure_registries: Vec::new(),
+        max_concurrent_downloads: 3,
+        max_concurrent_uploads: 5,
         registry_mirrors: Vec::new(),
         default_cgroupns_mode: None,
         no_new_privileges: false,

@@ -57,9 +57,20 @@ pub fn build(settings: &Settings) -> Result<DaemonConfig, String> {
         },
         insecure_registries: settings.list("insecure-registries"),
         registry_mirrors: settings.list("registry-mirrors"),
+        max_concurrent_downloads: at_once(settings, "max-concurrent-downloads", 3)?,
+        max_concurrent_uploads: at_once(settings, "max-concurrent-uploads", 5)?,
         default_cgroupns_mode: cgroupns_mode(settings)?,
         no_new_privileges: settings.switch("no-new-privileges").unwrap_or(false),
     })
+}
+
+/// A number of transfers; 0 means dockerd's default, as there.
+fn at_once(settings: &Settings, name: &str, default: usize) -> Result<usize, String> {
+    match settings.number(name) {
+        None | Some(0) => Ok(default),
+        Some(number) => usize::try_from(number)
+            .map_err(|_| format!("invalid {}: {number}", name.replace('-', " "))),
+    }
 }
 
 /// The level that the log starts with, `debug` winning over `log-level`.

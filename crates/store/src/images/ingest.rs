@@ -166,7 +166,9 @@ impl Ingest {
         self.file
             .write_all_at(bytes, self.written)
             .map_err(|e| self.fail("write", e))?;
-        self.hash.write_all(bytes).map_err(|e| self.fail("digest", e))?;
+        self.hash
+            .write_all(bytes)
+            .map_err(|e| self.fail("digest", e))?;
         self.written += length;
         self.growth.lock().written = self.written;
         self.growth.changed.notify_all();
@@ -235,7 +237,8 @@ impl Images {
     /// A digest that is none; the disk.
     pub fn ingest(&self, descriptor: &Descriptor) -> Result<Ingest> {
         let path = self.ingest_path(&descriptor.digest)?;
-        let fail = |what: &str, e: io::Error| Error::io(format_args!("{what} {}", path.display()), e);
+        let fail =
+            |what: &str, e: io::Error| Error::io(format_args!("{what} {}", path.display()), e);
         let file = loop {
             let file = OpenOptions::new()
                 .read(true)
@@ -292,10 +295,7 @@ impl Images {
     pub fn prepare_layer(&self, from: impl Read + Send, diff_id: &str) -> Result<PreparedLayer> {
         let work = self.works.make()?;
         let prepared = layers::prepare(from, diff_id, work.path())?;
-        Ok(PreparedLayer {
-            prepared,
-            work,
-        })
+        Ok(PreparedLayer { prepared, work })
     }
 
     /// Keeps a small blob until an image with it is installed.

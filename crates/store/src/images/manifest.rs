@@ -101,7 +101,10 @@ impl Platform {
     /// The variant as a number; where none is said, that which the name alone means.
     pub fn level(&self) -> u32 {
         let said = self.variant.strip_prefix('v');
-        match (self.architecture.as_str(), said.and_then(|v| v.parse().ok())) {
+        match (
+            self.architecture.as_str(),
+            said.and_then(|v| v.parse().ok()),
+        ) {
             (_, Some(level)) => level,
             ("arm", None) => 7,
             ("arm64", None) => 8,

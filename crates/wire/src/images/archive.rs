@@ -82,12 +82,12 @@ async fn fail(sender: &BodySender, error: &Error) -> std::result::Result<(), Gon
     sender.progress_line(&Line::error(&error.message)).await
 }
 
-/// `POST /images/create`: import from the body. Pulling comes later.
+/// `POST /images/create`: import from the body, or pull.
 pub(crate) async fn create(request: Request) -> Result<Response> {
     let query = &request.query;
     let source = query.get("fromSrc");
     if !query.get("fromImage").is_empty() {
-        return Err(no_pull(query.get("fromImage"), query.get("tag")));
+        return super::transfer::pull(request).await;
     }
     if source != "-" {
         return Err(Error::not_implemented(
@@ -121,20 +121,6 @@ pub(crate) async fn create(request: Request) -> Result<Response> {
     // The channel has room for it: this does not wait for the client.
     let _: std::result::Result<(), Gone> = sender.progress_line(&line).await;
     Ok(response)
-}
-
-/// Says what to do instead, with the name as the user knows it.
-fn no_pull(image: &str, tag: &str) -> Error {
-    let name = match Reference::parse(image) {
-        Ok(reference) if tag.is_empty() => reference.familiar(),
-        Ok(reference) => reference
-            .with_tag(tag)
-            .map_or(image.to_owned(), |r| r.familiar()),
-        Err(error) => return error,
-    };
-    Error::not_implemented(format!(
-        "pulling images is not implemented by longshore yet: bring {name} here with \"docker load\" or \"docker import\""
-    ))
 }
 
 /// `repo` and `tag` of an import as (repository, tag): a tag may be part of `repo`, no tag means latest.
@@ -171,19 +157,6 @@ mod tests {
             assert_eq!((name.as_str(), tag.as_str()), want);
         }
         assert!(repository("Bad Name", "").is_err());
-    }
-
-    #[test]
-    fn pulls_are_refused() {
-        for (image, tag, want) in [
-            ("docker.io/library/nginx", "latest", "nginx:latest"),
-            ("127.0.0.1:5000/a/b", "", "127.0.0.1:5000/a/b"),
-        ] {
-            let message = no_pull(image, tag).message;
-            assert!(message.contains(&format!("bring {want} here")), "{message}");
-        }
-        let bad = no_pull("Bad Name", "");
-        assert_eq!(bad.kind, longshore_model::ErrorKind::InvalidParameter);
     }
 
     #[test]
