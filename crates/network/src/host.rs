@@ -57,6 +57,13 @@ pub fn enable_ipv6(bridge: &str) {
     let _ = set(&format!("ipv6/conf/{bridge}/accept_ra"), "0");
 }
 
+/// IPv6 on a container's interface, in the calling thread's namespace.
+pub fn switch_ipv6(interface: &str, on: bool) {
+    // A kernel without IPv6 has no such switch.
+    let value = if on { "0" } else { "1" };
+    let _ = set(&format!("ipv6/conf/{interface}/disable_ipv6"), value);
+}
+
 /// Whether bridged frames pass the IP hooks; false as well when br_netfilter is not there.
 pub fn bridged_frames_are_filtered() -> Filtered {
     Filtered {

@@ -21,6 +21,9 @@ pub struct Pool {
     /// First and last usable address, as numbers.
     first: u128,
     last: u128,
+    /// What [`Self::take`] gives from: `first` and `last`, or a range within.
+    from: u128,
+    to: u128,
     next: u128,
     used: HashMap<u128, String>,
     resting: VecDeque<(Instant, u128)>,
@@ -43,10 +46,26 @@ impl Pool {
             subnet,
             first,
             last,
+            from: first,
+            to: last,
             next: first,
             used: HashMap::new(),
             resting: VecDeque::new(),
         }
+    }
+
+    /// Gives addresses of this part of the subnet only, when none is asked for by name.
+    pub fn limit(&mut self, range: Subnet) {
+        let base = number(range.address);
+        // In the middle of a subnet a range's first and last addresses are addresses like others.
+        let bits = if range.address.is_ipv4() { 32 } else { 128 };
+        let host_bits = u32::from(bits - range.prefix.min(bits));
+        let span = 1u128
+            .checked_shl(host_bits)
+            .map_or(u128::MAX - base, |s| s - 1);
+        self.from = base.max(self.first).min(self.last);
+        self.to = (base + span).min(self.last).max(self.from);
+        self.next = self.from;
     }
 
     /// Takes the next free address for `owner`.
@@ -64,11 +83,7 @@ impl Pool {
             if let Some(found) = self.search(resting_too) {
                 self.used.insert(found, owner.to_owned());
                 self.resting.retain(|(_, address)| *address != found);
-                self.next = if found == self.last {
-                    self.first
-                } else {
-                    found + 1
-                };
+                self.next = self.after(found);
                 return Ok(self.address(found));
             }
         }
@@ -84,7 +99,7 @@ impl Pool {
 
     /// At most as many steps as there are addresses taken or resting, plus one.
     fn search(&self, resting_too: bool) -> Option<u128> {
-        let size = (self.last - self.first).saturating_add(1);
+        let size = (self.to - self.from).saturating_add(1);
         let limit = (self.used.len() + self.resting.len()) as u128 + 1;
         let mut candidate = self.next;
         for _ in 0..size.min(limit) {
@@ -92,13 +107,17 @@ impl Pool {
             if !rests && !self.used.contains_key(&candidate) {
                 return Some(candidate);
             }
-            candidate = if candidate == self.last {
-                self.first
-            } else {
-                candidate + 1
-            };
+            candidate = self.after(candidate);
         }
         None
+    }
+
+    fn after(&self, address: u128) -> u128 {
+        if (self.from..self.to).contains(&address) {
+            address + 1
+        } else {
+            self.from
+        }
     }
 
     /// Takes this very address for `owner`. Taking what the same owner already has is no error.
@@ -191,6 +210,29 @@ mod tests {
         pool.release("10.0.0.3".parse().expect("ip"), "1");
         // It still rests, but there is no other.
         assert_eq!(pool.take("x").expect("free").to_string(), "10.0.0.3");
+    }
+
+    #[test]
+    fn a_range_within() {
+        let range = |text: &str, prefix| Subnet::of(text.parse().expect("address"), prefix);
+        let mut part = pool("10.77.0.0", 24);
+        part.limit(range("10.77.0.128", 30));
+        let mut next = || part.take("x").map(|ip| ip.to_string());
+        assert_eq!(next().expect("free"), "10.77.0.128");
+        assert_eq!(next().expect("free"), "10.77.0.129");
+        assert_eq!(next().expect("free"), "10.77.0.130");
+        assert_eq!(next().expect("free"), "10.77.0.131");
+        assert!(next().is_err());
+        // Outside the range only when asked for.
+        part.take_exactly("10.77.0.9".parse().expect("ip"), "y")
+            .expect("free");
+        let mut end = pool("10.77.0.0", 24);
+        end.limit(range("10.77.0.0", 30));
+        assert_eq!(end.take("x").expect("free").to_string(), "10.77.0.1");
+        let mut tail = pool("10.77.0.0", 24);
+        tail.limit(range("10.77.0.254", 31));
+        assert_eq!(tail.take("x").expect("free").to_string(), "10.77.0.254");
+        assert!(tail.take("x").is_err());
     }
 
     #[test]

@@ -27,7 +27,7 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 
-const IFF_UP: u32 = 1;
+pub const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -169,37 +169,41 @@ impl Links {
     /// # Errors
     /// What the kernel answered; an address that is there already is no error.
     pub fn address(&mut self, index: u32, address: IpAddr, prefix: u8, remove: bool) -> Result<()> {
-        const IFA_F_NODAD: u8 = 2;
-        let mut header = [0u8; IFADDRMSG];
-        header[1] = prefix;
-        header[4..8].copy_from_slice(&index.to_ne_bytes());
-        let (kind, how) = if remove {
-            (RTM_DELADDR, 0)
-        } else {
-            (RTM_NEWADDR, flags::CREATE | flags::REPLACE)
-        };
         let mut batch = Batch::new();
-        match address {
-            IpAddr::V4(v4) => {
-                header[0] = AF_INET;
-                let mut message = batch.message(kind, how, &header);
-                message
-                    .put(IFA_LOCAL, &v4.octets())
-                    .put(IFA_ADDRESS, &v4.octets());
-                if prefix < 31 {
-                    let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-                    let broadcast = Ipv4Addr::from(u32::from(v4) | hosts);
-                    message.put(IFA_BROADCAST, &broadcast.octets());
+        if remove {
+            address_message(&mut batch, RTM_DELADDR, 0, index, address, prefix);
+        } else {
+            add_address(&mut batch, index, address, prefix);
+        }
+        self.socket.request(&mut batch)
+    }
+
+    /// Takes all addresses from a link but those that the kernel gave it itself.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn clear_addresses(&mut self, index: u32) -> Result<()> {
+        for (of, address, prefix) in self.addresses()? {
+            if of == index {
+                match self.address(index, address, prefix, true) {
+                    Err(error) if !error.is(Errno::ADDRNOTAVAIL) => return Err(error),
+                    _ => {}
                 }
             }
-            IpAddr::V6(v6) => {
-                header[0] = AF_INET6;
-                header[2] = IFA_F_NODAD;
-                batch
-                    .message(kind, how, &header)
-                    .put(IFA_ADDRESS, &v6.octets());
-            }
         }
+        Ok(())
+    }
+
+    /// Makes a link a port of the bridge with this index.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_master(&mut self, name: &str, bridge: u32) -> Result<()> {
+        let mut batch = Batch::new();
+        batch
+            .message(RTM_NEWLINK, 0, &link_header(0, IFF_UP))
+            .string(IFLA_IFNAME, name)
+            .u32(IFLA_MASTER, bridge);
         self.socket.request(&mut batch)
     }
 
@@ -245,8 +249,50 @@ impl Links {
     }
 }
 
+/// Adds the request for an address to a batch. An address that is there already is no error.
+pub fn add_address(batch: &mut Batch, index: u32, address: IpAddr, prefix: u8) {
+    let how = flags::CREATE | flags::REPLACE;
+    address_message(batch, RTM_NEWADDR, how, index, address, prefix);
+}
+
+fn address_message(
+    batch: &mut Batch,
+    kind: u16,
+    how: u16,
+    index: u32,
+    address: IpAddr,
+    prefix: u8,
+) {
+    // The address is ours by the books; a look for duplicates would delay the first connection by a second.
+    const IFA_F_NODAD: u8 = 2;
+    let mut header = [0u8; IFADDRMSG];
+    header[1] = prefix;
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    match address {
+        IpAddr::V4(v4) => {
+            header[0] = AF_INET;
+            let mut message = batch.message(kind, how, &header);
+            message
+                .put(IFA_LOCAL, &v4.octets())
+                .put(IFA_ADDRESS, &v4.octets());
+            if prefix < 31 {
+                let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+                let broadcast = Ipv4Addr::from(u32::from(v4) | hosts);
+                message.put(IFA_BROADCAST, &broadcast.octets());
+            }
+        }
+        IpAddr::V6(v6) => {
+            header[0] = AF_INET6;
+            header[2] = IFA_F_NODAD;
+            batch
+                .message(kind, how, &header)
+                .put(IFA_ADDRESS, &v6.octets());
+        }
+    }
+}
+
 /// `struct ifinfomsg`; `up` is IFF_UP or 0.
-fn link_header(index: u32, up: u32) -> [u8; IFINFOMSG] {
+pub fn link_header(index: u32, up: u32) -> [u8; IFINFOMSG] {
     let mut header = [0u8; IFINFOMSG];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&up.to_ne_bytes());

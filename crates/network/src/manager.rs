@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,15 +13,16 @@ use longshore_model::{
 use longshore_sys::netlink;
 
 use crate::{
-    bridge,
     conntrack::Janitor,
     host,
     link::Links,
     nft::{Nft, passes, rules},
     ports::{Ports, Taken, wildcard_addresses},
     relay::Relay,
+    space::{AddressPool, Space},
     state::{Attached, State, elements_of, take},
-    types::{Bridge, BridgeSpec, Endpoint, PortBinding, Protocol, PublishedPort},
+    types::{Endpoint, GatewayMode, PortBinding, Protocol, PublishedPort},
+    undertaker::Undertaker,
     watch::Watcher,
 };
 
@@ -33,17 +34,42 @@ pub struct ManagerConfig {
     pub ip_forward: bool,
     /// Where a port without host address is published; None: on all addresses, IPv4 and IPv6.
     pub default_ip: Option<IpAddr>,
+    /// Where networks without a wish get their subnets from.
+    pub pools: Vec<AddressPool>,
     /// Told when rules had to be repaired, and other things the operator should know, from whatever thread. It must not call
     /// the manager.
     pub on_repair: Box<dyn Fn(&str) + Send + Sync>,
 }
 
+/// What a container wants of an endpoint.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// IPv4.
+    pub ip: Option<IpAddr>,
+    pub ip6: Option<IpAddr>,
+    pub mac: Option<[u8; 6]>,
+    /// Name of the interface in the container.
+    pub interface: String,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            ip: None,
+            ip6: None,
+            mac: None,
+            interface: "eth0".to_owned(),
+        }
+    }
+}
+
 /// Networks of one engine. All calls block for microseconds to some milliseconds and may come from any thread.
 pub struct Manager {
-    config: ManagerConfig,
+    pub(crate) config: ManagerConfig,
     state: Mutex<State>,
-    relay: Relay,
+    pub(crate) relay: Relay,
     janitor: Janitor,
+    pub(crate) undertaker: Undertaker,
     watcher: Mutex<Option<Watcher>>,
 }
 
@@ -67,7 +93,8 @@ impl Manager {
             state: Mutex::new(State {
                 nft,
                 links,
-                bridges: BTreeMap::new(),
+                networks: BTreeMap::new(),
+                space: Space::default(),
                 endpoints: HashMap::new(),
                 ports: Ports::new(),
                 wildcard: wildcard_addresses(),
@@ -77,6 +104,7 @@ impl Manager {
                 closed: false,
             }),
             janitor: Janitor::default(),
+            undertaker: Undertaker::default(),
             watcher: Mutex::default(),
             config,
         });
@@ -85,114 +113,58 @@ impl Manager {
         Ok(manager)
     }
 
-    /// Makes a bridge, or takes the one that is there, and gives it its address. Calling it again changes nothing.
-    ///
-    /// # Errors
-    /// The name belongs to another kind of link, no free address pool, or what the kernel answered.
-    pub fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<Bridge> {
-        let mut state = self.lock();
-        if let Some(known) = state.bridges.get(&spec.name) {
-            return Ok(known.bridge.clone());
-        }
-        let network = bridge::ensure(&mut state.links, spec, &self.config.name)?;
-        if network.pool6.is_some() && self.config.ip_forward {
-            state.guards[1] |= host::forward_ipv6()?;
-        }
-        let bridge = network.bridge.clone();
-        if !network.localnet {
-            (self.config.on_repair)(&format!(
-                "cannot set route_localnet on {}: published ports on 127.0.0.1 go through the relay",
-                spec.name
-            ));
-        }
-        state.bridges.insert(spec.name.clone(), network);
-        let subnets = state
-            .bridges
-            .values()
-            .flat_map(|n| [Some(n.bridge.subnet), n.bridge.subnet6])
-            .flatten();
-        self.relay.set_subnets(subnets.collect());
-        if state.installed {
-            state.install().map_err(rules_failed)?;
-        }
-        Ok(bridge)
-    }
-
-    /// Forgets a bridge without endpoints and removes its link when we made it.
-    ///
-    /// # Errors
-    /// Unknown bridge, endpoints left, or what the kernel answered.
-    pub fn remove_bridge(&self, name: &str) -> Result<()> {
-        let mut state = self.lock();
-        if state.endpoints.values().any(|a| a.endpoint.bridge == name) {
-            return Err(Error::conflict(format!("bridge {name} has endpoints")));
-        }
-        let network = state.bridges.remove(name).ok_or_else(|| unknown(name))?;
-        if state.installed {
-            state.install().map_err(rules_failed)?;
-        }
-        if network.bridge.made {
-            state
-                .links
-                .remove(name)
-                .map_err(|e| link_failed("remove bridge", name, &e))?;
-        }
-        Ok(())
-    }
-
-    /// Chooses addresses and names for a container on a bridge. Nothing is made in the kernel: the veth pair is the
-    /// launcher's work.
+    /// Chooses addresses and names for a container on a network. Nothing is made in the kernel: the links are the launcher's
+    /// work, or that of [`Self::plug`].
     ///
     /// # Errors
     /// dockerd's texts for an empty pool, an address outside the subnet, one that is taken.
-    pub fn allocate(
-        &self,
-        bridge: &str,
-        wanted_ip: Option<IpAddr>,
-        wanted_mac: Option<[u8; 6]>,
-        owner: &str,
-    ) -> Result<Endpoint> {
+    pub fn allocate(&self, network: &str, wanted: &Wanted, owner: &str) -> Result<Endpoint> {
         let mut state = self.lock();
         let endpoint_id = random_hex();
         // The pool knows endpoints, not owners: a container may have two of them for a moment while it restarts.
         let network = state
-            .bridges
-            .get_mut(bridge)
-            .ok_or_else(|| unknown(bridge))?;
-        let ip = take(
-            &mut network.pool,
-            wanted_ip.filter(IpAddr::is_ipv4),
-            &endpoint_id,
-        )?;
+            .networks
+            .get_mut(network)
+            .ok_or_else(|| unknown(network))?;
+        let ip = match &mut network.pool {
+            None => None,
+            Some(pool) => Some(take(pool, wanted.ip, &endpoint_id)?),
+        };
         let ip6 = match &mut network.pool6 {
             None => None,
-            Some(pool) => match take(pool, wanted_ip.filter(IpAddr::is_ipv6), &endpoint_id) {
+            Some(pool) => match take(pool, wanted.ip6, &endpoint_id) {
                 Ok(IpAddr::V6(ip6)) => Some(ip6),
                 Ok(IpAddr::V4(_)) => None,
                 Err(error) => {
-                    network.pool.release(ip, &endpoint_id);
+                    if let (Some(pool), Some(ip)) = (&mut network.pool, ip) {
+                        pool.release(ip, &endpoint_id);
+                    }
                     return Err(error);
                 }
             },
         };
-        let info = &network.bridge;
+        let (info, spec) = (&network.bridge, &network.spec);
+        let leads_out =
+            |mode: usize| !spec.internal && spec.modes[mode] != GatewayMode::Isolated;
         let endpoint = Endpoint {
             host_name: format!("veth{}", &random_hex()[..7]),
-            bridge: bridge.to_owned(),
+            bridge: info.name.clone(),
             bridge_index: info.index,
             ip,
-            prefix: info.subnet.prefix,
-            gateway: info.gateway,
+            prefix: info.subnet.map_or(0, |s| s.prefix),
+            gateway: info.gateway.filter(|_| leads_out(0)),
             ip6,
             prefix6: info.subnet6.map_or(0, |s| s.prefix),
             gateway6: match info.gateway6 {
-                Some(IpAddr::V6(gateway)) => Some(gateway),
+                Some(IpAddr::V6(gateway)) if leads_out(1) => Some(gateway),
                 _ => None,
             },
-            mac: wanted_mac.unwrap_or_else(random_mac),
+            mac: wanted.mac.unwrap_or_else(random_mac),
             mtu: info.mtu,
-            isolated: !network.spec.icc,
+            isolated: !spec.icc,
             owner: owner.to_owned(),
+            interface: wanted.interface.clone(),
+            stacked: network.stacked.clone(),
             endpoint_id,
         };
         state.endpoints.insert(
@@ -215,13 +187,19 @@ impl Manager {
         if state.endpoints.contains_key(&endpoint.endpoint_id) {
             return Ok(());
         }
-        let network = state
-            .bridges
+        let State {
+            networks, links, ..
+        } = &mut *state;
+        let network = networks
             .get_mut(&endpoint.bridge)
             .ok_or_else(|| unknown(&endpoint.bridge))?;
-        network
-            .pool
-            .take_exactly(endpoint.ip, &endpoint.endpoint_id)?;
+        if let (Some(pool), Some(ip)) = (&mut network.pool, endpoint.ip) {
+            pool.take_exactly(ip, &endpoint.endpoint_id)?;
+        }
+        if endpoint.stacked.is_none() && endpoint.bridge_index != network.bridge.index {
+            // Somebody removed the bridge meanwhile, and it was made anew.
+            let _ = links.set_master(&endpoint.host_name, network.bridge.index);
+        }
         if let (Some(pool), Some(ip6)) = (&mut network.pool6, endpoint.ip6) {
             // The subnet may have been changed; the container keeps what it has.
             let _ = pool.take_exactly(ip6.into(), &endpoint.endpoint_id);
@@ -312,10 +290,14 @@ impl Manager {
         let mut fresh = Vec::new();
         for index in order {
             let binding = &wanted[index];
-            let addresses = self.addresses(&state, endpoint, binding);
+            let mut addresses = self.addresses(&state, endpoint, binding);
+            done[index] = direct_ports(&state, endpoint, binding, &mut addresses);
+            if addresses.is_empty() {
+                continue;
+            }
             match state.ports.take(binding, &addresses) {
                 Ok(taken) => {
-                    done[index] = taken.iter().map(|t| t.port.clone()).collect();
+                    done[index].extend(taken.iter().map(|t| t.port.clone()));
                     fresh.extend(taken);
                 }
                 Err(error) => {
@@ -345,7 +327,9 @@ impl Manager {
 
     /// The host addresses that a binding is for.
     fn addresses(&self, state: &State, endpoint: &Endpoint, binding: &PortBinding) -> Vec<IpAddr> {
-        if let Some(ip) = binding.host_ip.or(self.config.default_ip) {
+        let spec = state.networks.get(&endpoint.bridge).map(|n| &n.spec);
+        let own = spec.and_then(|s| s.host_ip).or(self.config.default_ip);
+        if let Some(ip) = binding.host_ip.or(own) {
             return vec![ip];
         }
         let mut addresses = state.wildcard.clone();
@@ -359,11 +343,9 @@ impl Manager {
     /// Hands a socket to the relay. A failure costs only what the rules cannot do.
     fn serve(&self, state: &mut State, endpoint: &Endpoint, taken: Taken) {
         let Some(socket) = taken.socket else { return };
-        let target = match (taken.port.host_ip, endpoint.ip6) {
-            (IpAddr::V6(_), Some(ip6)) => IpAddr::V6(ip6),
-            _ => endpoint.ip,
+        let Some(backend) = backend(endpoint, &taken.port) else {
+            return;
         };
-        let backend = SocketAddr::new(target, taken.port.container_port);
         let redirected = rules::element(endpoint, &taken.port).is_some();
         match self
             .relay
@@ -391,37 +373,49 @@ impl Manager {
             return;
         };
         let published = known.published;
+        self.withdraw(&mut state, endpoint, &published);
+        if let Some(network) = state.networks.get_mut(&endpoint.bridge) {
+            if let (Some(pool), Some(ip)) = (&mut network.pool, endpoint.ip) {
+                pool.release(ip, &endpoint.endpoint_id);
+            }
+            if let (Some(pool), Some(ip6)) = (&mut network.pool6, endpoint.ip6) {
+                pool.release(ip6.into(), &endpoint.endpoint_id);
+            }
+        }
+    }
+
+    /// Rules and sockets of ports that the books do not know any more.
+    pub(crate) fn withdraw(
+        &self,
+        state: &mut State,
+        endpoint: &Endpoint,
+        published: &[PublishedPort],
+    ) {
         if state.installed {
-            let elements = elements_of(endpoint, &published);
+            let elements = elements_of(endpoint, published);
             if !elements.is_empty() && state.nft.change(&elements, &[]).is_err() {
                 // Somebody else removed some of them: put everything as it should be.
                 let _ = state.install();
             }
         }
-        for port in &published {
+        for port in published {
             if let Some(token) = state.ports.give_back(port) {
                 self.relay.remove(token);
             }
         }
-        if let Some(network) = state.bridges.get_mut(&endpoint.bridge) {
-            network.pool.release(endpoint.ip, &endpoint.endpoint_id);
-            if let (Some(pool), Some(ip6)) = (&mut network.pool6, endpoint.ip6) {
-                pool.release(ip6.into(), &endpoint.endpoint_id);
-            }
-        }
-        self.forget_flows(endpoint, &published);
+        self.forget_flows(endpoint, published);
     }
 
     /// Ends UDP flows that went elsewhere while a port was not published, or to a container that is gone.
-    fn forget_flows(&self, endpoint: &Endpoint, ports: &[PublishedPort]) {
+    pub(crate) fn forget_flows(&self, endpoint: &Endpoint, ports: &[PublishedPort]) {
         let mut udp = ports
             .iter()
             .filter(|p| p.proto == Protocol::Udp)
             .map(|p| p.host_port)
             .peekable();
         if udp.peek().is_some() {
-            let addresses = [Some(endpoint.ip), endpoint.ip6.map(IpAddr::V6)];
-            self.janitor.order(udp, addresses.into_iter().flatten());
+            let addresses = endpoint.addresses().into_iter().map(|(ip, _)| ip);
+            self.janitor.order(udp, addresses);
         }
     }
 
@@ -430,8 +424,9 @@ impl Manager {
     /// # Errors
     /// What the kernel answered; a link that is gone already is no error.
     pub fn remove_link(&self, host_name: &str) -> Result<()> {
-        self.lock()
-            .links
+        // A connection of its own: nobody else waits.
+        let mut links = Links::open().map_err(|e| Error::io("cannot use rtnetlink", e))?;
+        links
             .remove(host_name)
             .map_err(|e| link_failed("remove", host_name, &e))
     }
@@ -439,13 +434,13 @@ impl Manager {
     /// Host ends on our bridges that are not in `known`: left over from containers that were half made.
     pub fn stray_links(&self, known: &HashSet<String>) -> Vec<String> {
         let mut state = self.lock();
-        let bridges: HashSet<u32> = state.bridges.values().map(|n| n.bridge.index).collect();
+        let bridges: HashSet<u32> = state.networks.values().map(|n| n.bridge.index).collect();
         state
             .links
             .list()
             .unwrap_or_default()
             .into_iter()
-            .filter(|l| l.kind == "veth" && bridges.contains(&l.master) && !known.contains(&l.name))
+            .filter(|l| l.kind == "veth" && l.master != 0 && bridges.contains(&l.master) && !known.contains(&l.name))
             .map(|l| l.name)
             .collect()
     }
@@ -453,7 +448,8 @@ impl Manager {
     /// The address of the bridge's pool in use, the gateway included: what `docker network inspect` counts.
     pub fn addresses_in_use(&self, bridge: &str) -> usize {
         let state = self.lock();
-        state.bridges.get(bridge).map_or(0, |n| n.pool.in_use())
+        let pool = state.networks.get(bridge).and_then(|n| n.pool.as_ref());
+        pool.map_or(0, crate::ipam::Pool::in_use)
     }
 
     /// Compares the kernel's table, and what it was made for, with what should be, and repairs it when it differs.
@@ -506,9 +502,9 @@ impl Manager {
                 if let Err(error) = state.nft.remove() {
                     (self.config.on_repair)(&rules_failed(error).message);
                 }
-                let bridges = std::mem::take(&mut state.bridges);
+                let networks = std::mem::take(&mut state.networks);
                 let _ = state.ensure_passes();
-                for (name, network) in bridges {
+                for (name, network) in networks {
                     if network.bridge.made
                         && let Err(error) = state.links.remove(&name)
                     {
@@ -518,12 +514,13 @@ impl Manager {
                 }
             }
         }
+        self.undertaker.finish();
         let watcher = lock(&self.watcher).take();
         drop(watcher);
         self.relay.stop();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 }
@@ -535,11 +532,11 @@ pub(crate) fn random_mac() -> [u8; 6] {
     mac
 }
 
-fn unknown(bridge: &str) -> Error {
+pub(crate) fn unknown(bridge: &str) -> Error {
     Error::not_found(format!("bridge {bridge} not found"))
 }
 
-fn rules_failed(error: netlink::Error) -> Error {
+pub(crate) fn rules_failed(error: netlink::Error) -> Error {
     Error::system(format!("cannot set nftables rules: {error}"))
 }
 
@@ -551,9 +548,44 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The address pools that a bridge without an address is given one of: Docker's defaults.
-pub(crate) fn default_pools() -> impl Iterator<Item = (Ipv4Addr, u8)> {
-    let large = (17..32).map(|second| (Ipv4Addr::new(172, second, 0, 0), 16));
-    let small = (0..16).map(|third| (Ipv4Addr::new(192, 168, third * 16, 0), 20));
-    large.chain(small)
+/// Where the relay takes a port's traffic.
+pub(crate) fn backend(endpoint: &Endpoint, port: &PublishedPort) -> Option<SocketAddr> {
+    let target = match (port.host_ip, endpoint.ip6) {
+        (IpAddr::V6(_), Some(ip6)) => Some(IpAddr::V6(ip6)),
+        (IpAddr::V4(_), Some(ip6)) if endpoint.ip.is_none() => Some(IpAddr::V6(ip6)),
+        _ => endpoint.ip,
+    };
+    target.map(|target| SocketAddr::new(target, port.container_port))
+}
+
+/// Splits off the families in which the network does not translate: there the port is open at the container's own address.
+fn direct_ports(
+    state: &State,
+    endpoint: &Endpoint,
+    binding: &PortBinding,
+    addresses: &mut Vec<IpAddr>,
+) -> Vec<PublishedPort> {
+    let modes = state
+        .networks
+        .get(&endpoint.bridge)
+        .map_or([GatewayMode::Nat; 2], |n| n.spec.modes);
+    let mut direct = Vec::new();
+    addresses.retain(|address| {
+        let mode = modes[usize::from(address.is_ipv6())];
+        let has = if address.is_ipv6() {
+            endpoint.ip6.is_some()
+        } else {
+            endpoint.ip.is_some()
+        };
+        if mode == GatewayMode::Routed && has {
+            direct.push(PublishedPort {
+                proto: binding.proto,
+                container_port: binding.container_port,
+                host_ip: *address,
+                host_port: 0,
+            });
+        }
+        mode.translates()
+    });
+    direct
 }

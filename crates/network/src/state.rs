@@ -16,7 +16,8 @@ use crate::{
         rules::{self, Element, Filtered, RuledBridge, Ruleset},
     },
     ports::Ports,
-    types::{Bridge, BridgeSpec, Endpoint, PublishedPort},
+    space::Space,
+    types::{Bridge, BridgeSpec, Endpoint, PublishedPort, Stacked},
 };
 
 /// What a netlink request comes to.
@@ -26,7 +27,9 @@ pub type Outcome<T> = std::result::Result<T, netlink::Error>;
 pub struct State {
     pub nft: Nft,
     pub links: Links,
-    pub bridges: BTreeMap<String, Network>,
+    /// By the link's name; networks without a link of their own have a name that no link can have.
+    pub networks: BTreeMap<String, Network>,
+    pub space: Space,
     /// By endpoint id.
     pub endpoints: HashMap<String, Attached>,
     pub ports: Ports,
@@ -39,13 +42,25 @@ pub struct State {
     pub closed: bool,
 }
 
-/// A bridge with its addresses.
+/// A network with its addresses: a bridge, or (`stacked`) links on top of one of the host's.
 pub struct Network {
     pub spec: BridgeSpec,
     pub bridge: Bridge,
-    pub pool: Pool,
+    pub pool: Option<Pool>,
     pub pool6: Option<Pool>,
     pub localnet: bool,
+    pub stacked: Option<Stacked>,
+}
+
+impl Network {
+    /// What the rules must know of it; nothing of networks that do not pass the host.
+    pub fn ruled(&self) -> Option<RuledBridge<'_>> {
+        self.stacked.is_none().then_some(RuledBridge {
+            bridge: &self.bridge,
+            spec: &self.spec,
+            localnet: self.localnet,
+        })
+    }
 }
 
 /// An endpoint with its ports.
@@ -57,15 +72,8 @@ pub struct Attached {
 impl State {
     /// The whole table as it should be.
     pub fn ruleset(&self) -> Ruleset {
-        let bridges: Vec<RuledBridge<'_>> = self
-            .bridges
-            .values()
-            .map(|n| RuledBridge {
-                bridge: &n.bridge,
-                masquerade: n.spec.masquerade,
-                localnet: n.localnet,
-            })
-            .collect();
+        let bridges: Vec<RuledBridge<'_>> =
+            self.networks.values().filter_map(Network::ruled).collect();
         let mut ruleset = rules::table(&bridges, self.guards, self.filtered);
         for attached in self.endpoints.values() {
             ruleset
@@ -88,8 +96,9 @@ impl State {
 
     /// See [`passes`]; true when something was changed.
     pub fn ensure_passes(&mut self) -> Outcome<bool> {
-        let all: Vec<&str> = self.bridges.keys().map(String::as_str).collect();
-        let with6 = self.bridges.values().filter(|n| n.pool6.is_some());
+        let bridges = || self.networks.values().filter(|n| n.stacked.is_none());
+        let all: Vec<&str> = bridges().map(|n| n.bridge.name.as_str()).collect();
+        let with6 = bridges().filter(|n| n.pool6.is_some());
         let six: Vec<&str> = with6.map(|n| n.bridge.name.as_str()).collect();
         let changed4 = self.nft.ensure_passes(passes::IPV4, &all)?;
         let changed6 = self.nft.ensure_passes(passes::IPV6, &six)?;

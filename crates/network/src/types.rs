@@ -118,6 +118,20 @@ pub struct BridgeSpec {
     pub icc: bool,
     /// IPv6 address of the bridge and prefix length; None: containers have no IPv6.
     pub ipv6: Option<(Ipv6Addr, u8)>,
+    /// Containers have no IPv4: `address` is not looked at.
+    pub no_ipv4: bool,
+    /// Parts of the subnets that containers' addresses are taken from; at most one a family.
+    pub ranges: Vec<Subnet>,
+    /// Addresses that no container gets.
+    pub reserved: Vec<IpAddr>,
+    /// Nothing leaves the bridge and nothing from outside gets in; containers have no gateway.
+    pub internal: bool,
+    /// IPv4 and IPv6.
+    pub modes: [GatewayMode; 2],
+    /// Where ports without a host address are published; None: as the engine is set up.
+    pub host_ip: Option<IpAddr>,
+    /// What marks the link as made for this purpose: `made by <engine>` and, if this is not empty, a colon and this.
+    pub purpose: String,
 }
 
 impl Default for BridgeSpec {
@@ -129,8 +143,57 @@ impl Default for BridgeSpec {
             masquerade: true,
             icc: true,
             ipv6: None,
+            no_ipv4: false,
+            ranges: Vec::new(),
+            reserved: Vec::new(),
+            internal: false,
+            modes: [GatewayMode::Nat; 2],
+            host_ip: None,
+            purpose: String::new(),
         }
     }
+}
+
+/// How a bridge's containers and the world outside see each other, for one family
+/// (`com.docker.network.bridge.gateway_mode_ipv4`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayMode {
+    /// Ports are published on the host; what leaves gets the host's address.
+    #[default]
+    Nat,
+    /// As `Nat`, and every port of a container can be reached by its own address.
+    NatUnprotected,
+    /// Published ports are reached by the container's own address, nothing is translated.
+    Routed,
+    /// The bridge has no address: the host is not on this network. Internal networks only.
+    Isolated,
+}
+
+impl GatewayMode {
+    /// Published ports are host ports, and what leaves is masqueraded.
+    pub fn translates(self) -> bool {
+        matches!(self, Self::Nat | Self::NatUnprotected)
+    }
+}
+
+/// Addresses of a network as they are wanted: whatever is missing is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedPool {
+    pub subnet: Option<Subnet>,
+    pub range: Option<Subnet>,
+    pub gateway: Option<IpAddr>,
+    /// Addresses that no container gets.
+    pub reserved: Vec<IpAddr>,
+}
+
+/// Addresses of a network as they were decided; stored with the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolPlan {
+    pub subnet: Subnet,
+    pub range: Option<Subnet>,
+    pub gateway: IpAddr,
+    pub reserved: Vec<IpAddr>,
 }
 
 /// A bridge as it is.
@@ -139,9 +202,9 @@ pub struct Bridge {
     /// ifindex.
     pub index: u32,
     pub name: String,
-    pub subnet: Subnet,
+    pub subnet: Option<Subnet>,
     /// The bridge's own address, the containers' default gateway.
-    pub gateway: IpAddr,
+    pub gateway: Option<IpAddr>,
     pub subnet6: Option<Subnet>,
     pub gateway6: Option<IpAddr>,
     pub mtu: u32,
@@ -158,10 +221,12 @@ pub struct Endpoint {
     pub bridge_index: u32,
     /// Host end of the veth pair: `veth` and seven hex digits.
     pub host_name: String,
-    pub ip: IpAddr,
+    /// IPv4.
+    pub ip: Option<IpAddr>,
     /// Prefix length of `ip`.
     pub prefix: u8,
-    pub gateway: IpAddr,
+    /// None on networks that lead nowhere.
+    pub gateway: Option<IpAddr>,
     #[serde(default)]
     pub ip6: Option<Ipv6Addr>,
     #[serde(default)]
@@ -176,9 +241,39 @@ pub struct Endpoint {
     /// Who asked for it; the same owner always means the same container.
     #[serde(default)]
     pub owner: String,
+    /// Name of the interface in the container.
+    #[serde(default = "first_interface")]
+    pub interface: String,
+    /// The container has no veth pair but a link on top of another: macvlan and ipvlan.
+    #[serde(default)]
+    pub stacked: Option<Stacked>,
+}
+
+fn first_interface() -> String {
+    "eth0".to_owned()
+}
+
+/// A link that is stacked on one of the host's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stacked {
+    /// `macvlan`, `ipvlan`
+    pub kind: String,
+    /// The kernel's number of the mode.
+    pub mode: u32,
+    /// ipvlan only: `bridge` 0, `private` 1, `vepa` 2.
+    pub flags: u16,
+    /// ifindex of the host's link.
+    pub parent: u32,
 }
 
 impl Endpoint {
+    /// IPv4 and IPv6 addresses with their prefix lengths.
+    pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
+        let four = self.ip.map(|ip| (ip, self.prefix));
+        let six = self.ip6.map(|ip| (IpAddr::V6(ip), self.prefix6));
+        four.into_iter().chain(six).collect()
+    }
+
     /// `aa:bb:cc:dd:ee:ff`
     pub fn mac_text(&self) -> String {
         let hex: Vec<String> = self.mac.iter().map(|b| format!("{b:02x}")).collect();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use longshore_model::ErrorKind;
-use longshore_network::{BridgeSpec, Manager, PortBinding, Protocol};
+use longshore_network::{BridgeSpec, Manager, PortBinding, Protocol, Wanted};
 use support::*;
 
 fn publish_error(lab: &Lab, container: &Container, wanted: &[PortBinding]) -> String {
@@ -237,7 +237,7 @@ fn a_restarted_daemon_adopts_without_a_gap() {
         let manager = Manager::open(config("longshore", &told)).unwrap();
         let bridge = manager.ensure_bridge(&BridgeSpec::default()).unwrap();
         assert!(bridge.made);
-        assert_eq!(bridge.gateway, ip("172.17.0.1"));
+        assert_eq!(bridge.gateway, Some(ip("172.17.0.1")));
         // Still the old rules.
         assert!(call_tcp(&lab.outside, "192.0.2.1:8080", TIMEOUT).is_ok());
         manager.adopt(&endpoint, &ports).unwrap();
@@ -251,10 +251,17 @@ fn a_restarted_daemon_adopts_without_a_gap() {
     assert!(call_tcp(&lab.outside, "192.0.2.1:8080", TIMEOUT).is_ok());
     assert!(call_tcp(&lab.host, "[::1]:8080", TIMEOUT).is_ok());
     lab.host.run(|| {
-        let next = manager.allocate("docker0", None, None, "next").unwrap();
+        let next = manager.allocate("docker0", &Wanted::default(), "next").unwrap();
         assert_ne!(next.ip, endpoint.ip);
         let error = manager
-            .allocate("docker0", Some(endpoint.ip), None, "thief")
+            .allocate(
+                "docker0",
+                &Wanted {
+                    ip: endpoint.ip,
+                    ..Wanted::default()
+                },
+                "thief",
+            )
             .unwrap_err();
         assert_eq!(
             (error.kind, error.message.as_str()),
@@ -305,7 +312,7 @@ fn many_ports_and_the_price_of_one() {
         let mut samples = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..200 {
             let times = [Instant::now(); 3];
-            let endpoint = lab.manager.allocate("docker0", None, None, "c").unwrap();
+            let endpoint = lab.manager.allocate("docker0", &Wanted::default(), "c").unwrap();
             samples[0].push(times[0].elapsed());
             let start = Instant::now();
             let ports = lab
@@ -339,7 +346,7 @@ fn many_threads_never_share_an_address_or_a_port() {
                         let mut mine = Vec::new();
                         for _ in 0..25 {
                             let endpoint =
-                                lab.manager.allocate("docker0", None, None, "c").unwrap();
+                                lab.manager.allocate("docker0", &Wanted::default(), "c").unwrap();
                             let any = [binding(Protocol::Tcp, 80, 0)];
                             let ports = lab.manager.publish(&endpoint, &any).unwrap();
                             mine.push((endpoint, ports));
@@ -359,7 +366,7 @@ fn many_threads_never_share_an_address_or_a_port() {
     let macs: HashSet<_> = results.iter().map(|(e, _)| e.mac).collect();
     assert_eq!((addresses.len(), ports.len(), macs.len()), (200, 200, 200));
     lab.host.run(|| {
-        let full = (0..60).find_map(|_| lab.manager.allocate("docker0", None, None, "c").err());
+        let full = (0..60).find_map(|_| lab.manager.allocate("docker0", &Wanted::default(), "c").err());
         assert_eq!(
             full.unwrap().message,
             "no available IPv4 addresses on this network's address pools"

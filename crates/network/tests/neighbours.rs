@@ -5,7 +5,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_network::{BridgeSpec, Manager, Protocol};
+use longshore_network::{BridgeSpec, Manager, Protocol, Wanted};
 use support::*;
 
 #[test]
@@ -20,13 +20,13 @@ fn two_engines_side_by_side() {
     let second = lab.host.run(|| {
         let second = Manager::open(config("longshore-ls1", &told)).unwrap();
         let bridge = second.ensure_bridge(&spec).unwrap();
-        assert_eq!(bridge.subnet.to_string(), "10.99.0.0/24");
+        assert_eq!(bridge.subnet.unwrap().to_string(), "10.99.0.0/24");
         second
     });
     let one = lab.container("one");
     let endpoint = lab
         .host
-        .run(|| second.allocate("ls1", None, None, "two").unwrap());
+        .run(|| second.allocate("ls1", &Wanted::default(), "two").unwrap());
     let two = attach(&lab.host, &endpoint);
     serve_tcp(&one.namespace, 80);
     serve_tcp(&two, 80);
@@ -67,11 +67,11 @@ fn existing_bridges_and_addresses_are_kept() {
             ..BridgeSpec::default()
         };
         let kept = manager.ensure_bridge(&spec("br9")).unwrap();
-        assert_eq!((kept.made, kept.gateway), (false, ip("10.9.0.1")));
-        assert_eq!(kept.subnet.to_string(), "10.9.0.0/24");
+        assert_eq!((kept.made, kept.gateway), (false, Some(ip("10.9.0.1"))));
+        assert_eq!(kept.subnet.unwrap().to_string(), "10.9.0.0/24");
         // 172.17 collides with dummy9.
         let made = manager.ensure_bridge(&spec("docker0")).unwrap();
-        assert_eq!((made.made, made.gateway), (true, ip("172.18.0.1")));
+        assert_eq!((made.made, made.gateway), (true, Some(ip("172.18.0.1"))));
         for (name, text) in [
             ("dummy9", "existing interface dummy9 is not a bridge"),
             (
@@ -103,7 +103,7 @@ fn existing_bridges_and_addresses_are_kept() {
         };
         assert_eq!(
             manager.ensure_bridge(&spec).unwrap().gateway,
-            ip("10.77.0.1")
+            Some(ip("10.77.0.1"))
         );
         let addresses = host.shell("ip -br -4 addr show docker0");
         manager.shutdown(true);

@@ -10,7 +10,7 @@ use support::*;
 fn published_tcp_is_reached_from_everywhere() {
     let lab = Lab::new(&BridgeSpec::default());
     let (web, other) = (lab.container("web"), lab.container("other"));
-    assert_eq!(web.endpoint.ip, ip("172.17.0.2"));
+    assert_eq!(web.endpoint.ip, Some(ip("172.17.0.2")));
     serve_tcp(&web.namespace, 80);
     let published = lab.publish(&web, &[binding(Protocol::Tcp, 80, 8080)]);
     let listed: Vec<String> = published
@@ -165,7 +165,7 @@ fn bridges_are_kept_apart() {
             })
             .unwrap()
     });
-    assert_eq!(second.subnet.to_string(), "172.18.0.0/16");
+    assert_eq!(second.subnet.unwrap().to_string(), "172.18.0.0/16");
     let (web, other) = (lab.container("web"), lab.container_on("br1", "other"));
     serve_tcp(&web.namespace, 80);
     assert!(call_tcp(&other.namespace, "172.17.0.2:80", SHORT).is_err());

@@ -11,7 +11,7 @@ use super::expr::{
     CT_DNAT, CT_ESTABLISHED_RELATED, Ct, Expr, Meta, NFTA_DATA_VALUE, R0, R1, R4, Rule, Verdict,
     interface_name,
 };
-use crate::types::{Bridge, Endpoint, Protocol, PublishedPort, Subnet};
+use crate::types::{Bridge, BridgeSpec, Endpoint, GatewayMode, Protocol, PublishedPort, Subnet};
 
 /// Chains of the guards (IPv4, IPv6): each exists only when we switched that family's forwarding on, which a restarted
 /// engine reads from the table that it finds.
@@ -27,6 +27,15 @@ const INBOUND: &str = "inbound";
 
 const BRIDGES: &str = "bridges";
 const SAME_BRIDGE: &str = "same-bridge";
+/// Bridges that nothing leaves or enters.
+const INTERNAL: &str = "internal";
+/// Bridges whose traffic gets the host's address when it leaves, by family.
+const MASQUERADED: [&str; 2] = ["masqueraded4", "masqueraded6"];
+/// Bridges whose containers can be reached at every port, by family.
+const OPEN: [&str; 2] = ["open4", "open6"];
+/// Containers' addresses and ports that can be reached as they are.
+const DIRECT4: &str = "direct4";
+const DIRECT6: &str = "direct6";
 const PORTS4: &str = "ports4";
 const PORTS4_AT: &str = "ports4-at";
 const PORTS6: &str = "ports6";
@@ -146,7 +155,7 @@ pub struct Ruleset {
 #[derive(Clone, Copy, Debug)]
 pub struct RuledBridge<'a> {
     pub bridge: &'a Bridge,
-    pub masquerade: bool,
+    pub spec: &'a BridgeSpec,
     /// route_localnet is on: 127.0.0.0/8 may be sent to it.
     pub localnet: bool,
 }
@@ -172,22 +181,45 @@ pub fn table(bridges: &[RuledBridge<'_>], guards: [bool; 2], filtered: Filtered)
     rules.extend(loopback_rules());
     rules.extend(destination_rules(bridges, filtered));
     rules.extend(forward_rules(guards));
+    rules.extend(source_rules());
     for ruled in bridges {
-        rules.extend(source_rules(ruled));
-        let name = interface_name(&ruled.bridge.name);
-        ruleset.elements.push(Element {
-            set: BRIDGES,
-            key: name.to_vec(),
-            value: Vec::new(),
-        });
-        ruleset.elements.push(Element {
-            set: SAME_BRIDGE,
-            key: [name, name].concat(),
-            value: Vec::new(),
-        });
+        ruleset.elements.extend(bridge_elements(ruled));
     }
     ruleset.elements.sort_by_key(|e| e.set);
     ruleset
+}
+
+/// What a bridge adds to the table: names in sets, so that the number of rules stays the same however many there are.
+pub fn bridge_elements(ruled: &RuledBridge<'_>) -> Vec<Element> {
+    let name = interface_name(&ruled.bridge.name);
+    let mut elements = Vec::new();
+    let mut add = |set, key: Vec<u8>| {
+        elements.push(Element {
+            set,
+            key,
+            value: Vec::new(),
+        });
+    };
+    add(BRIDGES, name.to_vec());
+    add(SAME_BRIDGE, [name, name].concat());
+    let spec = ruled.spec;
+    if spec.internal {
+        add(INTERNAL, name.to_vec());
+    }
+    let has = [ruled.bridge.subnet, ruled.bridge.subnet6].map(|s| s.is_some());
+    for family in [0, 1] {
+        if !has[family] || spec.internal {
+            continue;
+        }
+        if spec.masquerade && spec.modes[family].translates() {
+            add(MASQUERADED[family], name.to_vec());
+        }
+        if spec.modes[family] == GatewayMode::NatUnprotected {
+            add(OPEN[family], name.to_vec());
+        }
+    }
+    elements.sort_by_key(|e| e.set);
+    elements
 }
 
 fn sets() -> Vec<Set> {
@@ -197,6 +229,13 @@ fn sets() -> Vec<Set> {
     [
         (BRIDGES, IFNAME, 16, None),
         (SAME_BRIDGE, concat(&[IFNAME, IFNAME]), 32, None),
+        (INTERNAL, IFNAME, 16, None),
+        (MASQUERADED[0], IFNAME, 16, None),
+        (MASQUERADED[1], IFNAME, 16, None),
+        (OPEN[0], IFNAME, 16, None),
+        (OPEN[1], IFNAME, 16, None),
+        (DIRECT4, concat(&[IPV4, PROTOCOL, SERVICE]), 12, None),
+        (DIRECT6, concat(&[IPV6, PROTOCOL, SERVICE]), 24, None),
         (PORTS4, concat(&[PROTOCOL, SERVICE]), 8, to4),
         (PORTS4_AT, concat(&[IPV4, PROTOCOL, SERVICE]), 12, to4),
         (PORTS6, concat(&[PROTOCOL, SERVICE]), 8, to6),
@@ -349,10 +388,28 @@ fn published(rule: Rule, ipv6: bool, at: bool) -> Rule {
         })
 }
 
-/// Into a bridge go answers, published ports and the bridge's own traffic, nothing else. What leaves a bridge is not our
-/// matter.
+/// A packet that goes out of the bridge that it came in from.
+fn same_bridge(rule: Rule) -> Rule {
+    rule.also(Expr::Meta(Meta::IifName, R0))
+        .also(Expr::Meta(Meta::OifName, R4))
+        .also(Expr::Lookup {
+            set: SAME_BRIDGE,
+            from: R0,
+            to: None,
+        })
+}
+
+/// Into a bridge go answers, published ports and the bridge's own traffic, nothing else; what leaves one is not our matter.
+/// Internal bridges have their own traffic only.
 fn forward_rules(guards: [bool; 2]) -> Vec<Rule> {
     let mut rules = vec![
+        same_bridge(Rule::new(FORWARD)).verdict(Verdict::Accept),
+        Rule::new(FORWARD)
+            .interface_in(Meta::IifName, INTERNAL)
+            .verdict(Verdict::Drop),
+        Rule::new(FORWARD)
+            .interface_in(Meta::OifName, INTERNAL)
+            .verdict(Verdict::Drop),
         Rule::new(FORWARD)
             .interface_in(Meta::OifName, BRIDGES)
             .verdict(Verdict::Goto(INBOUND)),
@@ -362,17 +419,22 @@ fn forward_rules(guards: [bool; 2]) -> Vec<Rule> {
         Rule::new(INBOUND)
             .connection(Ct::Status, CT_DNAT)
             .verdict(Verdict::Accept),
+        direct(Rule::new(INBOUND), false).verdict(Verdict::Accept),
+        direct(Rule::new(INBOUND), true).verdict(Verdict::Accept),
+        // Networks are closed to each other, open or not.
         Rule::new(INBOUND)
-            .also(Expr::Meta(Meta::IifName, R0))
-            .also(Expr::Meta(Meta::OifName, R4))
-            .also(Expr::Lookup {
-                set: SAME_BRIDGE,
-                from: R0,
-                to: None,
-            })
-            .verdict(Verdict::Accept),
-        Rule::new(INBOUND).verdict(Verdict::Drop),
+            .interface_in(Meta::IifName, BRIDGES)
+            .verdict(Verdict::Drop),
     ];
+    for (set, ipv6) in OPEN.into_iter().zip([false, true]) {
+        rules.push(
+            Rule::new(INBOUND)
+                .family(ipv6)
+                .interface_in(Meta::OifName, set)
+                .verdict(Verdict::Accept),
+        );
+    }
+    rules.push(Rule::new(INBOUND).verdict(Verdict::Drop));
     // Before us this host was no router, and it shall not become one between its other interfaces: only what has a bridge or
     // a veth on one side (containers and virtual machines, ours or not) is passed on.
     for ((guard, on), ipv6) in GUARDS.into_iter().zip(guards).zip([false, true]) {
@@ -398,48 +460,84 @@ fn forward_rules(guards: [bool; 2]) -> Vec<Rule> {
     rules
 }
 
-fn source_rules(ruled: &RuledBridge<'_>) -> Vec<Rule> {
-    let bridge = ruled.bridge;
-    let into = |subnet: &Subnet| {
-        Rule::new(POSTROUTING)
-            .interface(Meta::OifName, false, &bridge.name)
-            .address(false, subnet)
+/// Destination address, protocol and port are published as they are.
+fn direct(rule: Rule, ipv6: bool) -> Rule {
+    let (set, offset, length) = if ipv6 {
+        (DIRECT6, 24, 16)
+    } else {
+        (DIRECT4, 16, 4)
     };
+    let register = R0 + length / 4;
+    rule.family(ipv6)
+        .also(Expr::Network {
+            offset,
+            length,
+            to: R0,
+        })
+        .also(Expr::Meta(Meta::L4Proto, register))
+        .also(Expr::Transport {
+            offset: 2,
+            length: 2,
+            to: register + 1,
+        })
+        .also(Expr::Lookup {
+            set,
+            from: R0,
+            to: None,
+        })
+}
+
+fn source_rules() -> Vec<Rule> {
     let mut rules = vec![
         // A client on 127.0.0.1 must be seen as the gateway, or no answer finds back.
-        into(&loopback()).also(Expr::Masquerade),
-    ];
-    for subnet in [Some(bridge.subnet), bridge.subnet6].into_iter().flatten() {
+        Rule::new(POSTROUTING)
+            .interface_in(Meta::OifName, BRIDGES)
+            .address(false, &loopback())
+            .also(Expr::Masquerade),
         // A container that goes through a published port of its own bridge: the answer must come back through us.
+        same_bridge(Rule::new(POSTROUTING))
+            .connection(Ct::Status, CT_DNAT)
+            .also(Expr::Masquerade),
+        same_bridge(Rule::new(POSTROUTING)).verdict(Verdict::Return),
+    ];
+    for (set, ipv6) in MASQUERADED.into_iter().zip([false, true]) {
         rules.push(
-            into(&subnet)
-                .connection(Ct::Status, CT_DNAT)
+            Rule::new(POSTROUTING)
+                .family(ipv6)
+                .interface_in(Meta::IifName, set)
                 .also(Expr::Masquerade),
         );
-        if ruled.masquerade {
-            rules.push(
-                Rule::new(POSTROUTING)
-                    .interface(Meta::OifName, true, &bridge.name)
-                    .address(false, &subnet)
-                    .also(Expr::Masquerade),
-            );
-        }
     }
     rules
 }
 
 /// The map entry of a published port; None where the rules cannot do it (an IPv6 host address for a container that has
-/// only IPv4: the relay's part).
+/// only IPv4: the relay's part). A port without a host port can be reached at the container's own address.
 pub fn element(endpoint: &Endpoint, port: &PublishedPort) -> Option<Element> {
     let service = |number: u16| {
         let [high, low] = number.to_be_bytes();
         [high, low, 0, 0]
     };
+    let protocol = [Protocol::number(port.proto), 0, 0, 0];
+    if port.host_port == 0 {
+        let (set, mut key) = match (port.host_ip, endpoint.ip, endpoint.ip6) {
+            (IpAddr::V4(_), Some(IpAddr::V4(ip)), _) => (DIRECT4, ip.octets().to_vec()),
+            (IpAddr::V6(_), _, Some(ip)) => (DIRECT6, ip.octets().to_vec()),
+            _ => return None,
+        };
+        key.extend_from_slice(&protocol);
+        key.extend_from_slice(&service(port.container_port));
+        return Some(Element {
+            set,
+            key,
+            value: Vec::new(),
+        });
+    }
     let (set, mut key, mut value) = match (port.host_ip, endpoint.ip, endpoint.ip6) {
-        (IpAddr::V4(host), IpAddr::V4(ip), _) if host.is_unspecified() => {
+        (IpAddr::V4(host), Some(IpAddr::V4(ip)), _) if host.is_unspecified() => {
             (PORTS4, Vec::new(), ip.octets().to_vec())
         }
-        (IpAddr::V4(host), IpAddr::V4(ip), _) => {
+        (IpAddr::V4(host), Some(IpAddr::V4(ip)), _) => {
             (PORTS4_AT, host.octets().to_vec(), ip.octets().to_vec())
         }
         (IpAddr::V6(host), _, Some(ip)) if host.is_unspecified() => {
@@ -450,7 +548,7 @@ pub fn element(endpoint: &Endpoint, port: &PublishedPort) -> Option<Element> {
         }
         _ => return None,
     };
-    key.extend_from_slice(&[Protocol::number(port.proto), 0, 0, 0]);
+    key.extend_from_slice(&protocol);
     key.extend_from_slice(&service(port.host_port));
     value.extend_from_slice(&service(port.container_port));
     Some(Element { set, key, value })

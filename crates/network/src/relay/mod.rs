@@ -147,6 +147,20 @@ impl Relay {
         Ok(token)
     }
 
+    /// Takes the traffic of a socket elsewhere from now on; flows that are open end. The answer is its new name.
+    ///
+    /// # Errors
+    /// The errno of dup or epoll_ctl; nothing has changed then.
+    pub fn retarget(&self, token: u64, backend: SocketAddr, redirected: bool) -> io::Result<u64> {
+        let found = lock(&self.shared.listeners).get(&token).cloned();
+        let listener = found.ok_or(Errno::NOENT)?;
+        let socket = listener.socket.try_clone()?;
+        let name = self.add(socket, listener.proto, backend, redirected)?;
+        drop(listener);
+        self.remove(token);
+        Ok(name)
+    }
+
     /// Closes a socket and the flows that came through it.
     pub fn remove(&self, token: u64) {
         let Some(listener) = lock(&self.shared.listeners).remove(&token) else {

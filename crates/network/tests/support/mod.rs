@@ -13,7 +13,7 @@ use std::{
 };
 
 use longshore_network::{
-    BridgeSpec, Endpoint, Manager, ManagerConfig, PortBinding, Protocol, PublishedPort,
+    BridgeSpec, Endpoint, Manager, ManagerConfig, PortBinding, Protocol, PublishedPort, Wanted,
 };
 use longshore_sys::netlink::{Batch, Protocol as Netlink, Socket, flags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -202,6 +202,7 @@ pub fn config(name: &str, told: &Arc<Mutex<Vec<String>>>) -> ManagerConfig {
         name: name.to_owned(),
         ip_forward: true,
         default_ip: None,
+        pools: longshore_network::default_pools(),
         on_repair: Box::new(move |text| told.lock().unwrap().push(text.to_owned())),
     }
 }
@@ -243,7 +244,7 @@ impl Lab {
     pub fn container_on(&self, bridge: &str, owner: &str) -> Container {
         let endpoint = self
             .host
-            .run(|| self.manager.allocate(bridge, None, None, owner).unwrap());
+            .run(|| self.manager.allocate(bridge, &Wanted::default(), owner).unwrap());
         Container {
             namespace: attach(&self.host, &endpoint),
             endpoint,
@@ -284,8 +285,12 @@ pub fn attach(host: &Namespace, endpoint: &Endpoint) -> Arc<Namespace> {
         );
     });
     namespace.run(|| {
-        address(index_of("eth0"), endpoint.ip, endpoint.prefix);
-        route(ip("0.0.0.0"), 0, endpoint.gateway);
+        if let Some(ip) = endpoint.ip {
+            address(index_of("eth0"), ip, endpoint.prefix);
+        }
+        if let Some(gateway) = endpoint.gateway {
+            route(ip("0.0.0.0"), 0, gateway);
+        }
         if let (Some(ip6), Some(gateway6)) = (endpoint.ip6, endpoint.gateway6) {
             address(index_of("eth0"), ip6.into(), endpoint.prefix6);
             route(ip("::"), 0, gateway6.into());
