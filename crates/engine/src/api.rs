@@ -225,7 +225,8 @@ pub struct NetworkDetail {
     pub containers: BTreeMap<String, NetworkMember>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct IpamPool {
     pub subnet: String,
     pub gateway: String,

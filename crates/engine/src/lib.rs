@@ -66,7 +66,7 @@ pub(crate) struct Inner {
     pub(crate) execs: Execs,
     pub(crate) volumes: volume::Volumes,
     pub(crate) volume_uses: volume_use::VolumeUses,
-    pub(crate) networks: Vec<network::NetworkRecord>,
+    pub(crate) networks: network::Networks,
     pub(crate) network: Arc<Manager>,
     pub(crate) bridge: Option<Bridge>,
     pub(crate) filters: security::Filters,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use longshore_model::{Error, Event, Result, config::DaemonConfig, id::random_hex};
-use longshore_network::{Manager, ManagerConfig};
+use longshore_network::{AddressPool, Manager, ManagerConfig, Subnet, default_pools, local_pool};
 use longshore_shim::client::spawn_zygote;
 use longshore_store::{Batch, Durability, Store, Table};
 use tokio::sync::{Semaphore, watch};
@@ -67,23 +67,29 @@ fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> 
     if let Some((path, _)) = &report.moved_aside {
         tracing::error!("the database was corrupt and is now at {}", path.display());
     }
+    let id = daemon_id(&store)?;
     let manager = Manager::open(ManagerConfig {
         name: table_name(&config.bridge.name),
         ip_forward: config.bridge.ip_forward,
         default_ip: config.bridge.default_ip,
+        pools: address_pools(&config, &id),
         on_repair: Box::new(|what| tracing::warn!("firewall rules repaired: {what}")),
     })?;
     let bridge = network::bridge(&manager, &config.bridge)?;
+    let whole = report.moved_aside.is_none() && report.quarantined.is_empty();
+    let networks = network::Networks::open(&store)?;
+    // Links of networks whose records are lost may have containers on them.
+    network::restore(&manager, &networks, whole);
     let zygote = spawn_zygote().map_err(|e| Error::io("start the zygote", e))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(Inner {
-        id: daemon_id(&store)?,
+        id,
         hub,
         containers: container::registry::Registry::default(),
         execs: container::exec::Execs::default(),
         volumes: Volumes::open(&store)?,
         volume_uses: crate::volume_use::VolumeUses::default(),
-        networks: network::open(&store)?,
+        networks,
         network: manager,
         bridge,
         filters: security::Filters::default(),
@@ -96,10 +102,29 @@ fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> 
         runtime,
         closing: watch::channel(false).0,
         zygote: Mutex::new(Some(zygote)),
-        store_whole: report.moved_aside.is_none() && report.quarantined.is_empty(),
+        store_whole: whole,
         store,
         config,
     })
+}
+
+/// What networks get their subnets from: Docker's pools unless there are others, and unique local ones for IPv6.
+fn address_pools(config: &DaemonConfig, id: &str) -> Vec<AddressPool> {
+    let mut pools: Vec<AddressPool> = config
+        .default_address_pools
+        .iter()
+        .map(|((address, prefix), size)| AddressPool {
+            base: Subnet::of(*address, *prefix),
+            size: *size,
+        })
+        .collect();
+    if !pools.iter().any(|pool| pool.base.address.is_ipv4()) {
+        pools.extend(default_pools());
+    }
+    if !pools.iter().any(|pool| pool.base.address.is_ipv6()) {
+        pools.push(local_pool(id));
+    }
+    pools
 }
 
 /// One table an engine, named by its bridge, so that engines run side by side.

@@ -40,6 +40,9 @@ pub struct DaemonConfig {
     pub debug: bool,
     pub log_level: String,
     pub bridge: BridgeConfig,
+    /// Blocks of addresses (address and prefix length) and the prefix length of the subnets that networks get from them;
+    /// empty: Docker's own.
+    pub default_address_pools: Vec<((IpAddr, u8), u8)>,
     pub labels: Vec<String>,
     pub dns: Vec<String>,
     pub dns_search: Vec<String>,

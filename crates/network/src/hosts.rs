@@ -33,17 +33,37 @@ pub fn hosts(of: &Hosts<'_>) -> String {
     for (names, address) in of.extra.iter().chain(of.links) {
         line(&mut text, *address, names);
     }
-    let full = full_name(of.hostname, of.domainname);
-    let names = match full.split_once('.') {
-        Some((short, _)) => format!("{full} {short}"),
-        None => full.clone(),
-    };
-    if !full.is_empty() {
+    let names = own_names(of.hostname, of.domainname);
+    if !names.is_empty() {
         for address in of.addresses {
             line(&mut text, *address, &names);
         }
     }
     text
+}
+
+/// The names of a container's own addresses: its full name, and the part before the first dot.
+pub fn own_names(hostname: &str, domainname: &str) -> String {
+    let full = full_name(hostname, domainname);
+    match full.split_once('.') {
+        Some((short, _)) => format!("{full} {short}"),
+        None => full,
+    }
+}
+
+/// Adds a line to a file.
+pub fn add(text: &mut String, address: IpAddr, names: &str) {
+    if !names.is_empty() {
+        line(text, address, names);
+    }
+}
+
+/// The file without the lines of an address.
+pub fn remove(text: &str, address: IpAddr) -> String {
+    let start = format!("{address}\t");
+    text.split_inclusive('\n')
+        .filter(|line| !line.starts_with(&start))
+        .collect()
 }
 
 /// The file of a container on the host's network: the host's own, unless hosts are added.

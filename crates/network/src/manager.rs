@@ -144,8 +144,7 @@ impl Manager {
             },
         };
         let (info, spec) = (&network.bridge, &network.spec);
-        let leads_out =
-            |mode: usize| !spec.internal && spec.modes[mode] != GatewayMode::Isolated;
+        let leads_out = |mode: usize| !spec.internal && spec.modes[mode] != GatewayMode::Isolated;
         let endpoint = Endpoint {
             host_name: format!("veth{}", &random_hex()[..7]),
             bridge: info.name.clone(),
@@ -431,6 +430,15 @@ impl Manager {
             .map_err(|e| link_failed("remove", host_name, &e))
     }
 
+    /// Whether the host has a link of this name.
+    pub fn has_link(&self, name: &str) -> bool {
+        // When the kernel does not say, nothing is to be done about it.
+        self.lock()
+            .links
+            .find(name)
+            .map_or(true, |link| link.is_some())
+    }
+
     /// Host ends on our bridges that are not in `known`: left over from containers that were half made.
     pub fn stray_links(&self, known: &HashSet<String>) -> Vec<String> {
         let mut state = self.lock();
@@ -440,7 +448,12 @@ impl Manager {
             .list()
             .unwrap_or_default()
             .into_iter()
-            .filter(|l| l.kind == "veth" && l.master != 0 && bridges.contains(&l.master) && !known.contains(&l.name))
+            .filter(|l| {
+                l.kind == "veth"
+                    && l.master != 0
+                    && bridges.contains(&l.master)
+                    && !known.contains(&l.name)
+            })
             .map(|l| l.name)
             .collect()
     }

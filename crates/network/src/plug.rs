@@ -59,8 +59,8 @@ impl Manager {
             veth_pair(&mut batch, netns, endpoint);
         }
         socket.request(&mut batch).map_err(failed)?;
-        let configured = isolate(&mut socket, endpoint)
-            .and_then(|()| within(netns, || configure(endpoint)));
+        let configured =
+            isolate(&mut socket, endpoint).and_then(|()| within(netns, || configure(endpoint)));
         if configured.is_err() {
             let _ = self.unplug(netns, endpoint);
         }
@@ -84,11 +84,7 @@ impl Manager {
     ///
     /// # Errors
     /// What the kernel answered.
-    pub fn set_gateways(
-        &self,
-        netns: BorrowedFd<'_>,
-        gateways: &[(String, IpAddr)],
-    ) -> Result<()> {
+    pub fn set_gateways(&self, netns: BorrowedFd<'_>, gateways: &[(String, IpAddr)]) -> Result<()> {
         within(netns, || {
             let mut socket =
                 Socket::open(Netlink::Route).map_err(|e| Error::io("cannot use rtnetlink", e))?;
@@ -160,11 +156,7 @@ fn stacked_link(batch: &mut Batch, netns: BorrowedFd<'_>, endpoint: &Endpoint) {
     let Some(stacked) = &endpoint.stacked else {
         return;
     };
-    let mut message = batch.message(
-        RTM_NEWLINK,
-        flags::CREATE | flags::EXCL,
-        &link_header(0, 0),
-    );
+    let mut message = batch.message(RTM_NEWLINK, flags::CREATE | flags::EXCL, &link_header(0, 0));
     message
         .string(IFLA_IFNAME, &endpoint.interface)
         .u32(IFLA_LINK, stacked.parent)
@@ -226,11 +218,7 @@ fn configure(endpoint: &Endpoint) -> Result<()> {
     for (address, prefix) in endpoint.addresses() {
         add_address(&mut batch, index, address, prefix);
     }
-    batch.message(
-        RTM_SETLINK,
-        0,
-        &link_header(index, crate::link::IFF_UP),
-    );
+    batch.message(RTM_SETLINK, 0, &link_header(index, crate::link::IFF_UP));
     socket
         .request(&mut batch)
         .map_err(|e| link_failed("configure", &endpoint.interface, &e))
@@ -253,7 +241,8 @@ fn default_route(
         batch.message(RTM_DELROUTE, 0, &header);
         match socket.request(&mut batch) {
             Ok(()) => {}
-            Err(error) if error.is(Errno::SRCH) => break,
+            // No such route, or (IPv6) no table yet.
+            Err(error) if error.is(Errno::SRCH) || error.is(Errno::NOENT) => break,
             // No IPv6 in this kernel.
             Err(error) if ipv6 && error.is(Errno::OPNOTSUPP) => return Ok(()),
             Err(error) => return Err(error),

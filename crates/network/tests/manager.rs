@@ -251,7 +251,9 @@ fn a_restarted_daemon_adopts_without_a_gap() {
     assert!(call_tcp(&lab.outside, "192.0.2.1:8080", TIMEOUT).is_ok());
     assert!(call_tcp(&lab.host, "[::1]:8080", TIMEOUT).is_ok());
     lab.host.run(|| {
-        let next = manager.allocate("docker0", &Wanted::default(), "next").unwrap();
+        let next = manager
+            .allocate("docker0", &Wanted::default(), "next")
+            .unwrap();
         assert_ne!(next.ip, endpoint.ip);
         let error = manager
             .allocate(
@@ -312,7 +314,10 @@ fn many_ports_and_the_price_of_one() {
         let mut samples = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..200 {
             let times = [Instant::now(); 3];
-            let endpoint = lab.manager.allocate("docker0", &Wanted::default(), "c").unwrap();
+            let endpoint = lab
+                .manager
+                .allocate("docker0", &Wanted::default(), "c")
+                .unwrap();
             samples[0].push(times[0].elapsed());
             let start = Instant::now();
             let ports = lab
@@ -345,8 +350,10 @@ fn many_threads_never_share_an_address_or_a_port() {
                     scope.spawn(|| {
                         let mut mine = Vec::new();
                         for _ in 0..25 {
-                            let endpoint =
-                                lab.manager.allocate("docker0", &Wanted::default(), "c").unwrap();
+                            let endpoint = lab
+                                .manager
+                                .allocate("docker0", &Wanted::default(), "c")
+                                .unwrap();
                             let any = [binding(Protocol::Tcp, 80, 0)];
                             let ports = lab.manager.publish(&endpoint, &any).unwrap();
                             mine.push((endpoint, ports));
@@ -366,7 +373,11 @@ fn many_threads_never_share_an_address_or_a_port() {
     let macs: HashSet<_> = results.iter().map(|(e, _)| e.mac).collect();
     assert_eq!((addresses.len(), ports.len(), macs.len()), (200, 200, 200));
     lab.host.run(|| {
-        let full = (0..60).find_map(|_| lab.manager.allocate("docker0", &Wanted::default(), "c").err());
+        let full = (0..60).find_map(|_| {
+            lab.manager
+                .allocate("docker0", &Wanted::default(), "c")
+                .err()
+        });
         assert_eq!(
             full.unwrap().message,
             "no available IPv4 addresses on this network's address pools"

@@ -97,8 +97,8 @@ static NETWORKS: &[Route] = &[
     on!(GET "/networks/{name:.*}", 24, networks::inspect),
     on!(POST "/networks/create", 24, networks::create),
     on!(POST "/networks/prune", 25, networks::prune),
-    not_yet!(POST "/networks/{name:.*}/connect", 24),
-    not_yet!(POST "/networks/{name:.*}/disconnect", 24),
+    on!(POST "/networks/{name:.*}/connect", 24, networks::connect),
+    on!(POST "/networks/{name:.*}/disconnect", 24, networks::disconnect),
     on!(DELETE "/networks/{name:.*}", 24, networks::remove),
 ];
 

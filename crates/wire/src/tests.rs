@@ -12,6 +12,7 @@ pub(crate) fn config() -> DaemonConfig {
         group: "docker".to_owned(),
         debug: false,
         log_level: "info".to_owned(),
+        default_address_pools: Vec::new(),
         bridge: BridgeConfig {
             name: "docker0".to_owned(),
             bip: None,

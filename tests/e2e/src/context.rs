@@ -388,6 +388,17 @@ impl Ctx {
                 self.delete(&format!("/volumes/{name}?force=1"))?;
             }
         }
+        for one in self
+            .json(&format!("/networks?filters={filter}"))?
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let name = one["Name"].as_str().unwrap_or_default();
+            if mine(name) {
+                self.delete(&format!("/networks/{name}"))?;
+            }
+        }
         for one in self.json("/images/json")?.as_array().into_iter().flatten() {
             for tag in one["RepoTags"]
                 .as_array()

@@ -24,9 +24,12 @@ use super::{
     registry::Handle,
     shim_link::ShimLink,
     snapshot::Snapshot,
-    spec::NetworkMode,
 };
-use crate::{Inner, api::EndpointState, api::RemoveRequest};
+use crate::{
+    Inner,
+    api::RemoveRequest,
+    network::{Attachment, NetworkRecord},
+};
 
 /// Commands that may wait for an actor; more and the sender waits.
 const QUEUE: usize = 64;
@@ -82,6 +85,17 @@ pub(crate) enum Command {
     /// What it is made of.
     Define {
         reply: Reply<Box<Definition>>,
+    },
+    Connect {
+        attachment: Box<Attachment>,
+        reply: Reply<()>,
+    },
+    Disconnect {
+        /// Of the network.
+        name: String,
+        /// None: it is gone.
+        network: Option<Arc<NetworkRecord>>,
+        reply: Reply<()>,
     },
     Remove {
         request: RemoveRequest,
@@ -301,6 +315,18 @@ impl Actor {
             }
             Command::Rename { name, reply } => answer(reply, self.rename(name).await),
             Command::Define { reply } => answer(reply, Ok(Box::new(self.definition.clone()))),
+            Command::Connect { attachment, reply } => {
+                let result = self.connect(*attachment).await;
+                answer(reply, result);
+            }
+            Command::Disconnect {
+                name,
+                network,
+                reply,
+            } => {
+                let result = self.disconnect(&name, network.as_deref()).await;
+                answer(reply, result);
+            }
             Command::Remove {
                 request,
                 given,
@@ -428,75 +454,6 @@ impl Actor {
         }
     }
 
-    /// Addresses and ports go back; the disconnect events.
-    pub(super) async fn release_network(&mut self) -> Vec<NewEvent> {
-        let Some(endpoint) = self.run.endpoint.take() else {
-            let mode = &self.definition.spec.network.mode;
-            return self
-                .engine
-                .special_network(mode)
-                .map(|n| self.network_event(&n, "disconnect"))
-                .into_iter()
-                .collect();
-        };
-        let ports = std::mem::take(&mut self.run.ports);
-        let network = self.engine.default_network();
-        if self.is_donor() {
-            // The namespace lives on in those who joined it: the address must not, as the next container gets it.
-            let (engine, link) = (self.engine.clone(), endpoint.host_name.clone());
-            let unplugged = crate::blocking(move || engine.network.remove_link(&link)).await;
-            if let Err(error) = unplugged {
-                tracing::error!(container = %self.definition.id, "link not removed: {error}");
-            }
-        }
-        if ports.is_empty() {
-            self.engine.network.release(&endpoint, &[]);
-        } else {
-            let engine = self.engine.clone();
-            let _ = crate::blocking(move || {
-                engine
-                    .network
-                    .release(&endpoint, &crate::network::to_mechanism(&ports));
-                Ok(())
-            })
-            .await;
-        }
-        network
-            .map(|n| self.network_event(&n, "disconnect"))
-            .into_iter()
-            .collect()
-    }
-
-    /// Does a running container share this one's network namespace?
-    fn is_donor(&self) -> bool {
-        let containers = &self.engine.containers;
-        containers.snapshots().iter().any(|other| {
-            let NetworkMode::Container(donor) = &other.spec.network.mode else {
-                return false;
-            };
-            let me = &self.definition.id;
-            other.state.phase.pid() != 0 && containers.find(donor).is_ok_and(|d| d.id == *me)
-        })
-    }
-
-    /// A `network connect`/`disconnect` event of this container. `network` is (id, name, driver).
-    pub(super) fn network_event(
-        &self,
-        network: &(String, String, String),
-        action: &str,
-    ) -> NewEvent {
-        crate::events::event(
-            "network",
-            action,
-            &network.0,
-            BTreeMap::from([
-                ("container".to_owned(), self.definition.id.to_string()),
-                ("name".to_owned(), network.1.clone()),
-                ("type".to_owned(), network.2.clone()),
-            ]),
-        )
-    }
-
     /// An event of this container: labels, image and name are in it, as in dockerd.
     pub(super) fn event(&self, action: &str, mut attributes: BTreeMap<String, String>) -> NewEvent {
         container_event(&self.definition, action, &mut attributes)
@@ -607,7 +564,7 @@ fn snapshot_of(
             .filter(|m| m.point.shown())
             .map(|m| m.point.clone())
             .collect(),
-        networks: networks_of(engine, definition, run),
+        networks: super::networking::networks_of(engine, definition, run),
         ports: run.ports.clone(),
         sandbox_id: run.sandbox_id.clone(),
         sandbox_key: if run.sandbox_id.is_empty() {
@@ -624,50 +581,4 @@ fn snapshot_of(
         health: run.health.clone().map(Arc::new),
         removed,
     }
-}
-
-/// The networks as inspect shows them: wanted ones before the first run, live values while running.
-fn networks_of(
-    engine: &Inner,
-    definition: &Definition,
-    run: &RunRecord,
-) -> BTreeMap<String, EndpointState> {
-    let mut networks = BTreeMap::new();
-    let Some(name) = crate::network::network_name(&definition.spec.network.mode) else {
-        return networks;
-    };
-    let wanted = definition
-        .spec
-        .network
-        .endpoints
-        .get(&name)
-        .cloned()
-        .unwrap_or_default();
-    let mut state = EndpointState {
-        aliases: wanted.aliases,
-        links: wanted.links,
-        driver_opts: wanted.driver_opts,
-        gw_priority: wanted.gw_priority,
-        ..EndpointState::default()
-    };
-    if run.renamed {
-        state.dns_names = vec![definition.name.clone(), definition.id.short().to_owned()];
-    }
-    if run.networked {
-        state.network_id = engine.network_id(&name).unwrap_or_default();
-    }
-    if let Some(endpoint) = &run.endpoint {
-        state.endpoint_id.clone_from(&endpoint.endpoint_id);
-        state.gateway = Some(endpoint.gateway);
-        state.ip_address = Some(endpoint.ip);
-        state.ip_prefix = endpoint.prefix;
-        state.mac_address = endpoint
-            .mac
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<Vec<_>>()
-            .join(":");
-    }
-    networks.insert(name, state);
-    networks
 }

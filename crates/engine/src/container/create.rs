@@ -44,6 +44,7 @@ impl Engine {
         image.apply(&mut spec);
         let command = command(&spec)?;
         self.inner.check(&spec)?;
+        self.inner.resolve_networks(&mut spec.network)?;
         let id = ContainerId::random();
         let name = self.reserve(name, &id)?;
         let made = self
@@ -96,9 +97,6 @@ impl Inner {
     /// What can be refused before anything is made.
     fn check(&self, spec: &ContainerSpec) -> Result<()> {
         super::security::capabilities(&spec.security)?;
-        if let NetworkMode::Named(network) = &spec.network.mode {
-            return Err(Error::not_found(format!("network {network} not found")));
-        }
         for mode in [&spec.pid_mode] {
             if let Mode::Container(other) = mode {
                 self.containers.find(other)?;

@@ -10,15 +10,11 @@ use longshore_network::{
     resolv::{self, Mode, Overrides},
 };
 
-use super::{record::Definition, spec::NetworkMode};
+use super::{networking::Plugged, record::Definition, spec::NetworkMode};
 use crate::Inner;
 
 /// Writes them anew for a run. A container that joins another's network uses the other's files.
-pub(crate) fn write(
-    engine: &Inner,
-    definition: &Definition,
-    endpoint: Option<&Endpoint>,
-) -> Result<()> {
+pub(crate) fn write(engine: &Inner, definition: &Definition, plugged: &[Plugged]) -> Result<()> {
     let spec = &definition.spec;
     if matches!(spec.network.mode, NetworkMode::Container(_)) {
         return Ok(());
@@ -36,7 +32,11 @@ pub(crate) fn write(
         let own = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
         hosts::hosts_of_host_network(&own, &extra, true)
     } else {
-        let addresses: Vec<_> = endpoint.map(|e| e.ip).into_iter().collect();
+        let addresses: Vec<_> = plugged
+            .iter()
+            .flat_map(|p| p.endpoint.addresses())
+            .map(|(address, _)| address)
+            .collect();
         hosts::hosts(&Hosts {
             hostname: &definition.hostname,
             domainname: &spec.domainname,
@@ -58,7 +58,9 @@ pub(crate) fn write(
     let mode = if host_network {
         Mode::Host
     } else {
-        Mode::Legacy { ipv6: false }
+        Mode::Legacy {
+            ipv6: plugged.iter().any(|p| p.endpoint.ip6.is_some()),
+        }
     };
     let (path, host) = resolv::host_file(mode);
     let content = resolv::resolv_conf(
@@ -73,9 +75,39 @@ pub(crate) fn write(
     put(&definition.paths.resolv_conf, &content)
 }
 
+/// Adds the addresses of an endpoint to the /etc/hosts of a running container.
+pub(super) fn add_host_lines(definition: &Definition, endpoint: &Endpoint) {
+    let names = hosts::own_names(&definition.hostname, &definition.spec.domainname);
+    edit_hosts(definition, |mut text| {
+        for (address, _) in endpoint.addresses() {
+            hosts::add(&mut text, address, &names);
+        }
+        text
+    });
+}
+
+/// Takes the lines of an endpoint's addresses out again.
+pub(super) fn remove_host_lines(definition: &Definition, endpoint: &Endpoint) {
+    edit_hosts(definition, |text| {
+        endpoint
+            .addresses()
+            .into_iter()
+            .fold(text, |text, (address, _)| hosts::remove(&text, address))
+    });
+}
+
+/// In place: the file is mounted in the container.
+fn edit_hosts(definition: &Definition, edit: impl FnOnce(String) -> String) {
+    let path = &definition.paths.hosts;
+    let edited = std::fs::read_to_string(path).and_then(|text| std::fs::write(path, edit(text)));
+    if let Err(error) = edited {
+        tracing::warn!(container = %definition.id, "{path} is not up to date: {error}");
+    }
+}
+
 /// `--add-host name:address`; `host-gateway` is the bridge's own address.
 fn extra_hosts(engine: &Inner, definition: &Definition) -> Result<Vec<(String, IpAddr)>> {
-    let gateway = engine.bridge.as_ref().map(|bridge| bridge.gateway);
+    let gateway = engine.bridge.as_ref().and_then(|bridge| bridge.gateway);
     definition
         .spec
         .network

@@ -14,6 +14,7 @@ mod kill;
 mod list;
 mod log_options;
 mod logs;
+pub(crate) mod networking;
 mod orphan;
 mod pause;
 pub mod phase;

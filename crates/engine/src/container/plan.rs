@@ -7,13 +7,13 @@ use longshore_model::{
     config::DaemonConfig,
     mount::{MountSource, ReadOnlyRecursive},
 };
-use longshore_network::Endpoint;
 use longshore_shim::protocol::{
     CgroupPlan, DeviceNode, DevicePlan, InterfacePlan, LaunchPlan, LogPlan, MountKind, MountPlan,
     NamespaceMode, NamespacePlan, ProcessPlan, RootfsPlan,
 };
 
 use super::{
+    networking::{self, Plugged},
     record::{Definition, ResolvedMount},
     security,
     spec::{ContainerSpec, IpcMode, NetworkMode},
@@ -26,7 +26,7 @@ pub(crate) struct Surroundings<'a> {
     pub cgroup_v2: bool,
     pub upper: PathBuf,
     pub work: PathBuf,
-    pub endpoint: Option<&'a Endpoint>,
+    pub plugged: &'a [Plugged],
     /// Namespaces to join, by mode: `container:` targets resolved to (pid, start time).
     pub joins: Joins,
 }
@@ -131,7 +131,7 @@ pub(crate) fn build(definition: &Definition, around: &Surroundings<'_>) -> Resul
         },
         hostname: own_uts.then(|| definition.hostname.clone()),
         domainname: (own_uts && !spec.domainname.is_empty()).then(|| spec.domainname.clone()),
-        interfaces: around.endpoint.map(interface).into_iter().collect(),
+        interfaces: interfaces(&spec.network, around.plugged),
         resolver: None,
         sysctls,
         masked_paths: paths(&security.masked_paths, security::MASKED_PATHS),
@@ -183,18 +183,30 @@ fn check_sysctls(spec: &ContainerSpec, host_network: bool) -> Result<()> {
     Ok(())
 }
 
-fn interface(endpoint: &Endpoint) -> InterfacePlan {
-    InterfacePlan {
-        host_name: endpoint.host_name.clone(),
-        bridge_index: endpoint.bridge_index,
-        name: "eth0".to_owned(),
-        mac: endpoint.mac,
-        mtu: endpoint.mtu,
-        addresses: vec![(endpoint.ip, endpoint.prefix)],
-        gateways: vec![endpoint.gateway],
-        ipv6: endpoint.ip.is_ipv6(),
-        isolated: endpoint.isolated,
-    }
+/// In the order in which the container numbers them.
+fn interfaces(spec: &super::spec::NetworkSpec, plugged: &[Plugged]) -> Vec<InterfacePlan> {
+    let routes = networking::default_routes(spec, plugged);
+    plugged
+        .iter()
+        .map(|p| {
+            let endpoint = &p.endpoint;
+            InterfacePlan {
+                host_name: endpoint.host_name.clone(),
+                bridge_index: endpoint.bridge_index,
+                name: endpoint.interface.clone(),
+                mac: endpoint.mac,
+                mtu: endpoint.mtu,
+                addresses: endpoint.addresses(),
+                gateways: routes
+                    .iter()
+                    .filter(|(interface, _)| *interface == endpoint.interface)
+                    .map(|(_, gateway)| *gateway)
+                    .collect(),
+                ipv6: endpoint.ip6.is_some(),
+                isolated: endpoint.isolated,
+            }
+        })
+        .collect()
 }
 
 fn cgroup(definition: &Definition, around: &Surroundings<'_>) -> Result<CgroupPlan> {

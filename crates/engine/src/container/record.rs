@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     health::Health,
+    networking::Plugged,
     phase::Phase,
     snapshot::{ImageIdentity, MountPoint, Paths, State},
     spec::ContainerSpec,
@@ -85,7 +86,11 @@ pub(crate) struct RunRecord {
     /// New limits are recorded and on their way to the kernel.
     #[serde(default)]
     pub updating: bool,
+    /// What the run is on, in the order of connection.
     #[serde(default)]
+    pub endpoints: Vec<Plugged>,
+    /// As `endpoints` was stored when there was only the default bridge.
+    #[serde(default, skip_serializing)]
     pub endpoint: Option<longshore_network::Endpoint>,
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
@@ -116,6 +121,7 @@ impl RunRecord {
             stopped_by_user: false,
             health: None,
             updating: false,
+            endpoints: Vec::new(),
             endpoint: None,
             ports: Vec::new(),
             sandbox_id: String::new(),

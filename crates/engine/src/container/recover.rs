@@ -19,6 +19,7 @@ use longshore_store::Table;
 
 use super::{
     actor::{Actor, Alive, Command},
+    networking::{self, Plugged},
     phase::Phase,
     policy::{self, Ended},
     record::{Definition, RUN_SUFFIX, RunRecord},
@@ -48,8 +49,8 @@ pub(crate) async fn recover(engine: &Arc<Inner>) -> Result<()> {
     }
     let mut adoptions = tokio::task::JoinSet::new();
     for (definition, run) in found {
-        if let Some(endpoint) = &run.endpoint {
-            known_links.insert(endpoint.host_name.clone());
+        for p in &run.endpoints {
+            known_links.insert(p.endpoint.host_name.clone());
         }
         let engine = engine.clone();
         adoptions.spawn(async move { adopt(&engine, definition, run).await });
@@ -144,7 +145,13 @@ async fn read(
         for (key, bytes) in engine.store.records(Table::Container)? {
             if let Some(id) = key.strip_suffix(RUN_SUFFIX) {
                 match serde_json::from_slice::<RunRecord>(&bytes) {
-                    Ok(run) => {
+                    Ok(mut run) => {
+                        // A record from before there were networks other than the default bridge.
+                        run.endpoints
+                            .extend(run.endpoint.take().map(|endpoint| Plugged {
+                                network: "bridge".to_owned(),
+                                endpoint,
+                            }));
                         runs.insert(id.to_owned(), run);
                     }
                     Err(error) => engine.quarantine(&key, &error.to_string()),
@@ -223,13 +230,7 @@ async fn adopt(
     let found = look(engine, &definition, was.pid()).await;
     match (was, found) {
         (Phase::Running { .. }, Some(Found::Alive(link, pidfd, execs))) => {
-            if let Some(endpoint) = &run.endpoint
-                && let Err(error) = engine
-                    .network
-                    .adopt(endpoint, &crate::network::to_mechanism(&run.ports))
-            {
-                tracing::error!(container = %definition.id, "network not taken over: {error}");
-            }
+            adopt_networks(engine, &definition, &run).await;
             for mount in definition
                 .mounts
                 .iter()
@@ -285,6 +286,26 @@ async fn adopt(
         (_, Some(Found::Alive(..))) => {}
     }
     None
+}
+
+/// Addresses, ports and links of a container that goes on running.
+async fn adopt_networks(engine: &Arc<Inner>, definition: &Definition, run: &RunRecord) {
+    let front = networking::front(&definition.spec.network, &run.endpoints);
+    let front = front.map(|endpoint| endpoint.endpoint_id.clone());
+    for p in &run.endpoints {
+        let has_ports = front.as_ref() == Some(&p.endpoint.endpoint_id);
+        let ports = if has_ports { run.ports.as_slice() } else { &[] };
+        let ports = crate::network::to_mechanism(ports);
+        if let Err(error) = engine.network.adopt(&p.endpoint, &ports) {
+            tracing::error!(container = %definition.id, network = %p.network, "not taken over: {error}");
+        }
+    }
+    let (engine, id) = (engine.clone(), definition.id.clone());
+    let (definition, run) = (definition.clone(), run.clone());
+    let completed = crate::blocking(move || networking::complete(&engine, &definition, &run)).await;
+    if let Err(error) = completed {
+        tracing::error!(container = %id, "its links are not complete: {error}");
+    }
 }
 
 /// Asks the shim; without one, looks for what it left.
@@ -387,9 +408,9 @@ async fn gone(
     link: Option<ShimLink>,
 ) {
     // Its address and ports are free: nobody has adopted them, and another container may have them by now.
-    if let Some(endpoint) = &run.endpoint {
+    for p in &run.endpoints {
         // Still there when its namespace lives on in those who joined it.
-        let (engine, link) = (engine.clone(), endpoint.host_name.clone());
+        let (engine, link) = (engine.clone(), p.endpoint.host_name.clone());
         let _ = crate::blocking(move || engine.network.remove_link(&link)).await;
     }
     let mut run = run;
@@ -408,7 +429,7 @@ async fn half_made(
         let _ = link.send(0, RequestBody::Release, Vec::new());
         link.drain(HELLO_PATIENCE).await;
     }
-    run.endpoint = None;
+    run.endpoints.clear();
     run.ports.clear();
     run.state.phase = if run.starts == 0 {
         Phase::Created

@@ -132,4 +132,6 @@ pub struct EndpointState {
     pub links: Vec<String>,
     pub driver_opts: BTreeMap<String, String>,
     pub gw_priority: i64,
+    /// The request of a later connect, wire's to read; empty for what create asked for.
+    pub echo: String,
 }

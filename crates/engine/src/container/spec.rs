@@ -149,6 +149,12 @@ pub struct EndpointSpec {
     pub links: Vec<String>,
     pub driver_opts: BTreeMap<String, String>,
     pub gw_priority: i64,
+    /// The network's id when the container was created or connected; empty in records of old.
+    pub network_id: String,
+    /// By `network connect`: its names and network are known before the first start.
+    pub connected: bool,
+    /// The request as wire wants it back in [`super::snapshot::EndpointState::echo`]; empty where create's own echo has it.
+    pub echo: String,
 }
 
 /// One entry of `HostConfig.PortBindings`.

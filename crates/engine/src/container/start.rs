@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use longshore_model::{Error, ErrorKind, Result, Timestamp, id::random_hex, port::PublishedPort};
-use longshore_network::Endpoint;
 use longshore_shim::protocol::{
     AttachStreams, LaunchFailure, LaunchFailureKind, LaunchRequest, Message, RequestBody,
 };
@@ -13,6 +12,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::{
     actor::{Actor, SHIM_PATIENCE},
+    networking::{self, Plugged},
     phase::Phase,
     plan::{self, Joins, Surroundings},
     record::Definition,
@@ -41,7 +41,7 @@ impl Engine {
 
 /// What a run needs, made step by step; dropped into the record once it runs.
 struct Setup {
-    endpoint: Option<Endpoint>,
+    endpoints: Vec<Plugged>,
     ports: Vec<PublishedPort>,
 }
 
@@ -64,15 +64,15 @@ impl Actor {
         if let Some(mut last) = self.leaving.take() {
             last.drain(LEAVE_PATIENCE).await;
         }
-        let endpoint = match self.allocate() {
-            Ok(endpoint) => endpoint,
+        let endpoints = match self.allocate() {
+            Ok(endpoints) => endpoints,
             Err(error) => {
                 self.release_volumes().await;
                 return Err(error);
             }
         };
         let mut setup = Setup {
-            endpoint,
+            endpoints,
             ports: Vec::new(),
         };
         match self.bring_up(&mut setup, joins, slot).await {
@@ -88,11 +88,11 @@ impl Actor {
         slot: SemaphorePermit<'_>,
     ) -> std::result::Result<(), StartError> {
         self.run.state.phase = Phase::Starting;
-        self.run.endpoint.clone_from(&setup.endpoint);
+        self.run.endpoints.clone_from(&setup.endpoints);
         let work = SetUp {
             engine: self.engine.clone(),
             definition: self.definition.clone(),
-            endpoint: setup.endpoint.clone(),
+            endpoints: setup.endpoints.clone(),
             joins,
             clients: std::mem::take(&mut self.waiting),
         };
@@ -132,7 +132,7 @@ impl Actor {
         };
         self.run.ports.clone_from(&setup.ports);
         let mut events = self.volume_events("mount");
-        events.extend(self.connect_events(setup.endpoint.is_some()));
+        events.extend(self.network_events(&setup.endpoints, "connect"));
         events.push(self.event("start", BTreeMap::new()));
         self.commit(events, Durability::Survives).await?;
         Ok(())
@@ -197,19 +197,6 @@ impl Actor {
         volumes.map(event).collect()
     }
 
-    fn connect_events(&self, bridged: bool) -> Vec<NewEvent> {
-        let network = if bridged {
-            self.engine.default_network()
-        } else {
-            self.engine
-                .special_network(&self.definition.spec.network.mode)
-        };
-        network
-            .map(|n| self.network_event(&n, "connect"))
-            .into_iter()
-            .collect()
-    }
-
     /// Undoes in reverse order what a failed start made, records the failure, gives the text for the client.
     async fn undo(&mut self, setup: Setup, before: Phase, failure: StartError) -> Error {
         let pidfd = self.pidfd.take();
@@ -220,13 +207,12 @@ impl Actor {
             self.take_back(link, pidfd).await;
         }
         self.waiting.clear();
-        if let Some(endpoint) = &setup.endpoint {
-            let (engine, endpoint, ports) =
-                (self.engine.clone(), endpoint.clone(), setup.ports.clone());
+        if !setup.endpoints.is_empty() {
+            let (engine, plugged) = (self.engine.clone(), setup.endpoints);
             let _ = crate::blocking(move || {
-                engine
-                    .network
-                    .release(&endpoint, &crate::network::to_mechanism(&ports));
+                for p in &plugged {
+                    engine.network.release(&p.endpoint, &[]);
+                }
                 Ok(())
             })
             .await;
@@ -234,7 +220,7 @@ impl Actor {
         self.release_volumes().await;
         let (exit_code, error) = failure.explain();
         self.probe_at = None;
-        self.run.endpoint = None;
+        self.run.endpoints.clear();
         self.run.ports.clear();
         self.run.state.phase = before;
         self.run.state.exit_code = exit_code;
@@ -266,25 +252,6 @@ impl Actor {
             Ok(())
         })
         .await;
-    }
-
-    /// An address on the default bridge, when the container's mode wants one.
-    fn allocate(&self) -> Result<Option<Endpoint>> {
-        let spec = &self.definition.spec.network;
-        if spec.disabled || spec.mode != NetworkMode::Bridge {
-            return Ok(None);
-        }
-        let Some(bridge) = self.engine.bridge.as_ref() else {
-            return Err(Error::invalid("network bridge is disabled (--bridge=none)"));
-        };
-        let wanted = spec.endpoints.get("bridge");
-        let ip = wanted.and_then(|e| e.ipv4_address);
-        let mac = wanted.and_then(|e| e.mac_address);
-        self.engine
-            .network
-            .allocate(&bridge.name, ip, mac, self.definition.id.as_str())
-            .map(Some)
-            .map_err(|error| error.context("failed to set up container networking"))
     }
 
     /// The namespaces of other containers that this one joins; they must run.
@@ -347,7 +314,7 @@ type Launch = (LaunchRequest, Vec<OwnedFd>);
 struct SetUp {
     engine: Arc<Inner>,
     definition: Definition,
-    endpoint: Option<Endpoint>,
+    endpoints: Vec<Plugged>,
     joins: Joins,
     /// Attached before the start: they see the output from its first byte.
     clients: Vec<(AttachStreams, OwnedFd)>,
@@ -356,8 +323,9 @@ struct SetUp {
 impl SetUp {
     /// Says which ports it took even when it fails.
     fn run(self) -> (Vec<PublishedPort>, Result<Launch>) {
-        let published = match &self.endpoint {
-            Some(endpoint) => publish(&self.engine, &self.definition, endpoint),
+        let front = networking::front(&self.definition.spec.network, &self.endpoints);
+        let published = match front {
+            Some(endpoint) => networking::publish(&self.engine, &self.definition, endpoint),
             None => Ok(Vec::new()),
         };
         match published {
@@ -367,9 +335,8 @@ impl SetUp {
     }
 
     fn prepare(self) -> Result<Launch> {
-        let (engine, definition, endpoint) =
-            (&self.engine, &self.definition, self.endpoint.as_ref());
-        super::files::write(engine, definition, endpoint)?;
+        let (engine, definition) = (&self.engine, &self.definition);
+        super::files::write(engine, definition, &self.endpoints)?;
         let run_dir = engine.run_dir(&definition.id);
         std::fs::create_dir_all(&run_dir)
             .map_err(|e| Error::io(format!("mkdir {}", run_dir.display()), e))?;
@@ -381,7 +348,7 @@ impl SetUp {
             cgroup_v2: engine.facts.cgroup_version == 2,
             upper: dirs.upper,
             work: dirs.work,
-            endpoint,
+            plugged: &self.endpoints,
             joins: self.joins,
         };
         let (attach, sockets) = self.clients.into_iter().unzip();
@@ -394,27 +361,6 @@ impl SetUp {
         };
         Ok((request, sockets))
     }
-}
-
-fn publish(
-    engine: &Inner,
-    definition: &Definition,
-    endpoint: &Endpoint,
-) -> Result<Vec<PublishedPort>> {
-    let wanted = crate::network::wanted_ports(&definition.spec);
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let published = engine.network.publish(endpoint, &wanted).map_err(|error| {
-        let id = &endpoint.endpoint_id;
-        error
-            .context(format!(
-                "driver failed programming external connectivity on endpoint {} ({id})",
-                definition.name
-            ))
-            .context("failed to set up container networking")
-    })?;
-    Ok(crate::network::from_mechanism(published))
 }
 
 /// Waits for the shim's first word.

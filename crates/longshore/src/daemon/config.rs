@@ -35,6 +35,7 @@ pub fn build(settings: &Settings) -> Result<DaemonConfig, String> {
         debug,
         log_level: log_level(settings)?,
         bridge: bridge(settings)?,
+        default_address_pools: address_pools(settings)?,
         labels: labels(settings)?,
         dns: addresses(settings.list("dns"))?,
         dns_search: settings.list("dns-search"),
@@ -187,6 +188,51 @@ fn bridge(settings: &Settings) -> Result<BridgeConfig, String> {
     })
 }
 
+/// `base=10.0.0.0/8,size=24` on the command line, objects with these keys in daemon.json.
+fn address_pools(settings: &Settings) -> Result<Vec<((IpAddr, u8), u8)>, String> {
+    let Some(value) = settings
+        .value("default-address-pools")
+        .filter(|value| !value.is_null())
+    else {
+        return Ok(Vec::new());
+    };
+    let pools = value
+        .as_array()
+        .ok_or_else(|| format!("default-address-pools must be a list, not {value}"))?;
+    pools.iter().map(address_pool).collect()
+}
+
+fn address_pool(value: &Value) -> Result<((IpAddr, u8), u8), String> {
+    let bad = |why: &str| format!("invalid default address pool {value}: {why}");
+    let (mut base, mut size) = (None, None);
+    match value {
+        Value::Object(fields) => {
+            base = fields
+                .get("base")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            size = fields.get("size").map(ToString::to_string);
+        }
+        Value::String(text) => {
+            for part in text.split(',') {
+                match part.trim().split_once('=') {
+                    Some(("base", value)) => base = Some(value.to_owned()),
+                    Some(("size", value)) => size = Some(value.to_owned()),
+                    _ => return Err(bad("want base=ADDRESS/PREFIX,size=PREFIX")),
+                }
+            }
+        }
+        _ => return Err(bad("want base and size")),
+    }
+    let base = base.ok_or_else(|| bad("no base"))?;
+    let (address, length) = prefix(&base)?;
+    let size: u8 = size
+        .and_then(|size| size.parse().ok())
+        .filter(|size| (length..=if address.is_ipv4() { 32 } else { 128 }).contains(size))
+        .ok_or_else(|| bad("the size is no prefix length that fits into the base"))?;
+    Ok(((address, length), size))
+}
+
 fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
     let bad = || format!("invalid CIDR address: {text}");
     let (ip, length) = text.split_once('/').ok_or_else(bad)?;
@@ -317,6 +363,25 @@ mod tests {
         assert_eq!(config.default_shm_size, 67_108_864);
         assert_eq!(config.shutdown_timeout, 15);
         assert_eq!(config.log_level, "info");
+    }
+
+    #[test]
+    fn default_pools() {
+        let pools = |words: &[&str]| config(words).map(|config| config.default_address_pools);
+        let ten = (IpAddr::from([10, 0, 0, 0]), 8);
+        assert_eq!(
+            pools(&["--default-address-pool", "base=10.0.0.0/8,size=24"]),
+            Ok(vec![(ten, 24)])
+        );
+        assert_eq!(pools(&[]), Ok(Vec::new()));
+        for bad in [
+            "base=10.0.0.0/8",
+            "base=x,size=24",
+            "base=10.0.0.0/8,size=7",
+            "size=33",
+        ] {
+            assert!(pools(&["--default-address-pool", bad]).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -162,7 +162,7 @@ pub const OPTIONS: &[Opt] = &[
     works(list("cdi-spec-dir", HIDDEN)).key("cdi-spec-dirs").missing(),
     works(number("cpu-rt-period", HIDDEN)).missing(),
     works(number("cpu-rt-runtime", HIDDEN)).missing(),
-    works(list("default-address-pool", HIDDEN)).key("default-address-pools").shape(Shape::Any).missing(),
+    works(list("default-address-pool", "Addresses for networks, such as base=10.0.0.0/8,size=24")).key("default-address-pools").shape(Shape::Any),
     works(text("default-gateway", "ip", HIDDEN)).missing(),
     works(text("default-gateway-v6", "ip", HIDDEN)).missing(),
     works(text("default-ipc-mode", "string", HIDDEN)).missing(),

@@ -242,9 +242,11 @@ impl Lab {
     }
 
     pub fn container_on(&self, bridge: &str, owner: &str) -> Container {
-        let endpoint = self
-            .host
-            .run(|| self.manager.allocate(bridge, &Wanted::default(), owner).unwrap());
+        let endpoint = self.host.run(|| {
+            self.manager
+                .allocate(bridge, &Wanted::default(), owner)
+                .unwrap()
+        });
         Container {
             namespace: attach(&self.host, &endpoint),
             endpoint,

@@ -39,6 +39,7 @@ pub fn endpoint(state: &EndpointState) -> EndpointSettings {
         links,
         driver_opts,
         gw_priority,
+        echo: _,
     } = state;
     EndpointSettings {
         ipam_config: None,
@@ -73,7 +74,8 @@ pub fn endpoints(
         .iter()
         .map(|(name, state)| {
             let mut view = endpoint(state);
-            if let Some(asked) = find(name, &state.network_id) {
+            let own: Option<EndpointSettings> = serde_json::from_str(&state.echo).ok();
+            if let Some(asked) = own.as_ref().or_else(|| find(name, &state.network_id)) {
                 view.ipam_config.clone_from(&asked.ipam_config);
                 view.links.clone_from(&asked.links);
                 view.aliases.clone_from(&asked.aliases);
@@ -156,9 +158,9 @@ pub fn manifest(image: &ImageIdentity) -> Option<ManifestDescriptor> {
 
 /// True while the container has interfaces of its own that ports can be published on.
 fn has_live_ports(snapshot: &Snapshot) -> bool {
-    let own = matches!(
+    let own = !matches!(
         snapshot.spec.network.mode,
-        NetworkMode::Bridge | NetworkMode::Named(_)
+        NetworkMode::Host | NetworkMode::Container(_)
     );
     snapshot.state.running() && own && !snapshot.spec.network.disabled
 }

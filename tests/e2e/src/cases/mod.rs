@@ -20,6 +20,7 @@ mod mounts;
 mod names;
 mod namespaces;
 mod network;
+mod networks;
 mod own;
 mod pause;
 mod ports;
@@ -76,6 +77,7 @@ pub fn all() -> Vec<Case> {
         cgroups::list(),
         namespaces::list(),
         network::list(),
+        networks::list(),
         pause::list(),
         ports::list(),
         badinput::list(),

@@ -197,7 +197,12 @@ fn join_faults(faults: &[String]) -> String {
     }
 }
 
-fn endpoint(
+/// One endpoint's settings; the inner error is a fault of the request in dockerd's words, which each caller introduces in
+/// its own way.
+///
+/// # Errors
+/// 400 for addresses that cannot be read.
+pub fn endpoint(
     name: &str,
     settings: &EndpointSettings,
 ) -> Result<std::result::Result<EndpointSpec, String>> {
@@ -255,6 +260,12 @@ fn endpoint(
         links: links.clone().unwrap_or_default(),
         driver_opts: driver_opts.clone().unwrap_or_default(),
         gw_priority: *gw_priority,
+        echo: if predefined {
+            String::new()
+        } else {
+            serde_json::to_string(settings).map_err(|e| Error::system(e.to_string()))?
+        },
+        ..EndpointSpec::default()
     }))
 }
 

@@ -1,5 +1,7 @@
 //! `/networks`
 
+mod connect;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use hyper::StatusCode;
@@ -8,6 +10,8 @@ use longshore_model::{Error, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{filters, json, request::Request, response::Response, version::ApiVersion};
+
+pub(crate) use connect::{connect, disconnect};
 
 type Strings = BTreeMap<String, String>;
 
@@ -405,22 +409,8 @@ struct Pruned {
 
 /// `POST /networks/prune`: user-defined networks that no container uses.
 pub(crate) async fn prune(request: Request) -> Result<Response> {
-    let mut filters = filters::read(&request, &["label", "label!", "until"])?;
-    if filters.contains_key("until") {
-        return Err(Error::not_implemented(
-            "pruning networks by age is not implemented by longshore yet",
-        ));
-    }
-    for (name, value) in [("type", "custom"), ("dangling", "true")] {
-        filters.insert(name.to_owned(), vec![value.to_owned()]);
-    }
-    let mut deleted = Vec::new();
-    for network in request.engine.list_networks(&filters).await? {
-        // One that was taken into use meanwhile stays.
-        if request.engine.remove_network(&network.id).await.is_ok() {
-            deleted.push(network.name);
-        }
-    }
+    let filters = filters::read(&request, &["label", "label!", "until"])?;
+    let deleted = request.engine.prune_networks(&filters).await?;
     Ok(Response::ok(&Pruned {
         networks_deleted: (!deleted.is_empty()).then_some(deleted),
     }))
