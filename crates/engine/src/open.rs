@@ -113,9 +113,9 @@ fn address_pools(config: &DaemonConfig, id: &str) -> Vec<AddressPool> {
     let mut pools: Vec<AddressPool> = config
         .default_address_pools
         .iter()
-        .map(|((address, prefix), size)| AddressPool {
-            base: Subnet::of(*address, *prefix),
-            size: *size,
+        .map(|pool| AddressPool {
+            base: Subnet::of(pool.base.0, pool.base.1),
+            size: pool.size,
         })
         .collect();
     if !pools.iter().any(|pool| pool.base.address.is_ipv4()) {

@@ -26,6 +26,15 @@ pub struct BridgeConfig {
     pub ip_forward: bool,
 }
 
+/// A block of addresses that is cut into subnets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressPool {
+    /// Address and prefix length of the block.
+    pub base: (IpAddr, u8),
+    /// Prefix length of the subnets.
+    pub size: u8,
+}
+
 /// The daemon's configuration.
 #[derive(Clone, Debug)]
 pub struct DaemonConfig {
@@ -40,9 +49,8 @@ pub struct DaemonConfig {
     pub debug: bool,
     pub log_level: String,
     pub bridge: BridgeConfig,
-    /// Blocks of addresses (address and prefix length) and the prefix length of the subnets that networks get from them;
-    /// empty: Docker's own.
-    pub default_address_pools: Vec<((IpAddr, u8), u8)>,
+    /// Where networks get their subnets from; empty: Docker's own.
+    pub default_address_pools: Vec<AddressPool>,
     pub labels: Vec<String>,
     pub dns: Vec<String>,
     pub dns_search: Vec<String>,

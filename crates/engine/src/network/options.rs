@@ -53,10 +53,10 @@ impl BridgeOptions {
                 }
                 Some("gateway_mode_ipv4") => read.modes[0] = mode(value)?,
                 Some("gateway_mode_ipv6") => read.modes[1] = mode(value)?,
-                Some("inhibit_ipv4" | "trusted_host_interfaces") if !value.is_empty() => {
-                    if crate::filter::truth(value) != Some(false) {
-                        return Err(not_yet(key));
-                    }
+                Some("inhibit_ipv4" | "trusted_host_interfaces")
+                    if !value.is_empty() && crate::filter::truth(value) != Some(false) =>
+                {
+                    return Err(not_yet(key));
                 }
                 _ if key.starts_with("com.docker.network.host_ipv") => return Err(not_yet(key)),
                 _ => {}

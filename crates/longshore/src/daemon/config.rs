@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use longshore_model::config::{BridgeConfig, DaemonConfig, Listen};
+use longshore_model::config::{AddressPool, BridgeConfig, DaemonConfig, Listen};
 use serde_json::Value;
 
 use super::settings::Settings;
@@ -189,7 +189,7 @@ fn bridge(settings: &Settings) -> Result<BridgeConfig, String> {
 }
 
 /// `base=10.0.0.0/8,size=24` on the command line, objects with these keys in daemon.json.
-fn address_pools(settings: &Settings) -> Result<Vec<((IpAddr, u8), u8)>, String> {
+fn address_pools(settings: &Settings) -> Result<Vec<AddressPool>, String> {
     let Some(value) = settings
         .value("default-address-pools")
         .filter(|value| !value.is_null())
@@ -202,7 +202,7 @@ fn address_pools(settings: &Settings) -> Result<Vec<((IpAddr, u8), u8)>, String>
     pools.iter().map(address_pool).collect()
 }
 
-fn address_pool(value: &Value) -> Result<((IpAddr, u8), u8), String> {
+fn address_pool(value: &Value) -> Result<AddressPool, String> {
     let bad = |why: &str| format!("invalid default address pool {value}: {why}");
     let (mut base, mut size) = (None, None);
     match value {
@@ -230,7 +230,10 @@ fn address_pool(value: &Value) -> Result<((IpAddr, u8), u8), String> {
         .and_then(|size| size.parse().ok())
         .filter(|size| (length..=if address.is_ipv4() { 32 } else { 128 }).contains(size))
         .ok_or_else(|| bad("the size is no prefix length that fits into the base"))?;
-    Ok(((address, length), size))
+    Ok(AddressPool {
+        base: (address, length),
+        size,
+    })
 }
 
 fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
@@ -368,10 +371,13 @@ mod tests {
     #[test]
     fn default_pools() {
         let pools = |words: &[&str]| config(words).map(|config| config.default_address_pools);
-        let ten = (IpAddr::from([10, 0, 0, 0]), 8);
+        let ten = AddressPool {
+            base: (IpAddr::from([10, 0, 0, 0]), 8),
+            size: 24,
+        };
         assert_eq!(
             pools(&["--default-address-pool", "base=10.0.0.0/8,size=24"]),
-            Ok(vec![(ten, 24)])
+            Ok(vec![ten])
         );
         assert_eq!(pools(&[]), Ok(Vec::new()));
         for bad in [
