@@ -226,7 +226,13 @@ mod tests {
         };
         let six = wish(net("fd00:77::", 64));
         let plans = space
-            .reserve("a", std::slice::from_ref(&six), [true, true], &default_pools(), &[])
+            .reserve(
+                "a",
+                std::slice::from_ref(&six),
+                [true, true],
+                &default_pools(),
+                &[],
+            )
             .expect("free");
         assert_eq!(plans[0].gateway.to_string(), "fd00:77::1");
         assert_eq!(plans[1].subnet.to_string(), "172.17.0.0/16");
