@@ -164,16 +164,76 @@ pub struct EventStream {
 #[derive(Clone, Debug, Default)]
 pub struct ImageSummary {
     pub id: String,
+    /// The image that it was made from here; empty for one that came from elsewhere.
+    pub parent: String,
     pub created: Timestamp,
     pub repo_tags: Vec<String>,
     pub repo_digests: Vec<String>,
+    /// It has no name at all, not even one with a digest.
+    pub nameless: bool,
     pub labels: BTreeMap<String, String>,
     /// Bytes: blobs plus unpacked layers, as dockerd with the containerd store counts.
     pub size: u64,
-    pub containers: i64,
-    pub identity: ImageIdentity,
+    /// Bytes of what other images have as well; -1: not counted.
+    pub shared_size: i64,
+    /// What the name stands for: the manifest, or the index of several.
+    pub target: ImageTarget,
+    /// Empty unless asked for.
+    pub manifests: Vec<ManifestSummary>,
+}
+
+/// A pointer to content, in OCI's words.
+#[derive(Clone, Debug, Default)]
+pub struct ImageTarget {
+    pub media_type: String,
+    pub digest: String,
+    pub size: u64,
+    pub annotations: BTreeMap<String, String>,
+    pub platform: Option<ImagePlatform>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ImagePlatform {
+    pub architecture: String,
+    pub os: String,
+    pub os_version: String,
+    pub variant: String,
+}
+
+/// One manifest of an image.
+#[derive(Clone, Debug, Default)]
+pub struct ManifestSummary {
+    pub target: ImageTarget,
+    /// Its content is here.
+    pub available: bool,
+    /// Bytes of its blobs.
     pub content_size: u64,
-    pub unpacked_size: u64,
+    pub kind: ManifestKind,
+}
+
+#[derive(Clone, Debug, Default)]
+pub enum ManifestKind {
+    Image {
+        platform: ImagePlatform,
+        /// Bytes of its unpacked layers.
+        unpacked_size: u64,
+        /// Ids of the containers that run it.
+        containers: Vec<String>,
+    },
+    /// A statement about another manifest, by its digest.
+    Attestation { about: String },
+    #[default]
+    Unknown,
+}
+
+/// How to list images.
+#[derive(Clone, Debug, Default)]
+pub struct ImageQuery {
+    /// Also those without a name that others were made from.
+    pub all: bool,
+    pub filters: Filters,
+    pub manifests: bool,
+    pub shared_size: bool,
 }
 
 /// Everything about one image.
@@ -185,6 +245,25 @@ pub struct ImageDetail {
     /// `sha256:` diff ids, base first.
     pub diff_ids: Vec<String>,
     pub last_tagged: Option<Timestamp>,
+}
+
+/// Which statements about an image to give.
+#[derive(Clone, Debug, Default)]
+pub struct AttestationQuery {
+    /// `os/arch[/variant]`
+    pub platform: Option<String>,
+    /// Predicate types; empty: all.
+    pub types: Vec<String>,
+    /// With their content.
+    pub statement: bool,
+}
+
+/// An in-toto statement about an image.
+#[derive(Clone, Debug, Default)]
+pub struct Attestation {
+    pub target: ImageTarget,
+    pub predicate_type: String,
+    pub statement: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Debug, Default)]

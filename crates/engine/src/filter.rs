@@ -69,7 +69,15 @@ fn moment(text: &str) -> Option<i64> {
     if let Some(ago) = duration(text) {
         return Some(Timestamp::now().0.saturating_sub(ago));
     }
-    if let Some(stamp) = Timestamp::parse_rfc3339(text) {
+    // A date may end after its day, hour, minute or second; it is UTC then.
+    let rest = match text.len() {
+        10 => "T00:00:00Z",
+        13 => ":00:00Z",
+        16 => ":00Z",
+        19 => "Z",
+        _ => "",
+    };
+    if let Some(stamp) = Timestamp::parse_rfc3339(&format!("{text}{rest}")) {
         return Some(stamp.0);
     }
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -149,6 +157,15 @@ mod tests {
         assert_eq!(duration("10s"), Some(10_000_000_000));
         assert_eq!(duration("12"), None);
         assert_eq!(moment("12.5"), Some(12_500_000_000));
+        for text in [
+            "1970-01-02",
+            "1970-01-02T00",
+            "1970-01-02T00:00",
+            "1970-01-02T00:00:00",
+            "1970-01-02T01:00:00+01:00",
+        ] {
+            assert_eq!(moment(text), Some(86_400_000_000_000), "{text}");
+        }
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, fs::File, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
-use longshore_model::{Error, Reference, Result, Timestamp};
+use longshore_model::{Error, Reference, Result};
 use longshore_store::{
-    Batch, Durability, NewEvent, Store,
+    NewEvent, Store,
     images::{
         self, Image, Lease, LoadRequest, Loaded, PlatformImage,
         manifest::{ImageConfig, Platform, RunConfig},
@@ -13,15 +13,17 @@ use longshore_store::{
 
 use crate::{
     Engine, Inner,
-    api::{
-        ContainerSpec, Filters, Healthcheck, HistoryEntry, ImageDeleted, ImageDetail,
-        ImageIdentity, ImageSummary, Snapshot,
-    },
-    filter,
+    api::{ContainerSpec, Healthcheck, ImageIdentity},
 };
 
+mod commit;
+mod inspect;
+mod list;
+mod prune;
+mod remove;
 mod save;
 
+pub use commit::Commit;
 pub use save::SavedImages;
 
 /// Progress of a load: one text a line of Docker's JSON stream (its `stream` field).
@@ -271,111 +273,9 @@ impl Inner {
             .get(id)
             .map_or(0, |image| image.unpacked_size())
     }
-
-    fn summary(&self, image: &Image) -> Result<ImageSummary> {
-        let tags = self.images().tags_of(image.id());
-        let mut repo_tags = Vec::new();
-        let mut repo_digests: Vec<String> = Vec::new();
-        for named in tags {
-            // A name that was pulled by its digest is no tag.
-            if named.reference.digest.is_none() {
-                repo_tags.push(named.reference.familiar());
-            }
-            let digest = format!("{}@{}", named.reference.familiar_name(), image.id());
-            if !repo_digests.contains(&digest) {
-                repo_digests.push(digest);
-            }
-        }
-        let mut summary = ImageSummary {
-            id: image.id().to_owned(),
-            repo_tags,
-            repo_digests,
-            size: image.size(),
-            containers: -1,
-            content_size: image.content_size(),
-            unpacked_size: image.unpacked_size(),
-            ..ImageSummary::default()
-        };
-        if let Some(manifest) = image.main() {
-            let config = self.images().config(manifest)?;
-            summary.created = Timestamp::parse_rfc3339(&config.created).unwrap_or_default();
-            summary.labels = config.config.labels.clone().unwrap_or_default();
-            summary.identity = identity(image, manifest);
-        }
-        Ok(summary)
-    }
 }
 
 impl Engine {
-    /// # Errors
-    /// Filter values that are not valid; a configuration that cannot be read.
-    pub async fn list_images(&self, all: bool, filters: &Filters) -> Result<Vec<ImageSummary>> {
-        let _ = all;
-        let query = Query::new(self, filters)?;
-        let mut found = Vec::new();
-        for image in self.inner.images().list() {
-            let mut summary = self.inner.summary(&image)?;
-            if query.wants(&mut summary) {
-                found.push(summary);
-            }
-        }
-        found.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
-        Ok(found)
-    }
-
-    /// By reference, id or id prefix.
-    ///
-    /// # Errors
-    /// `No such image: X:latest` (404).
-    pub async fn image(&self, name: &str) -> Result<ImageDetail> {
-        let resolved = self.inner.images().resolve(name)?;
-        let summary = self.inner.summary(&resolved.image)?;
-        let manifest = resolved.image.main();
-        let config = manifest
-            .map(|m| self.inner.images().config(m))
-            .transpose()?;
-        let tags = self.inner.images().tags_of(resolved.image.id());
-        Ok(ImageDetail {
-            diff_ids: manifest
-                .map(|m| m.layers.iter().map(|l| l.diff_id.clone()).collect())
-                .unwrap_or_default(),
-            config: config.map(|c| c.raw.clone()).unwrap_or_default(),
-            last_tagged: tags.iter().map(|t| Timestamp(t.tag.tagged_nano)).max(),
-            summary,
-        })
-    }
-
-    /// # Errors
-    /// 404.
-    pub async fn image_history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
-        let resolved = self.inner.images().resolve(name)?;
-        let Some(manifest) = resolved.image.main() else {
-            return Ok(Vec::new());
-        };
-        let tags = self.inner.images().tags_of(resolved.image.id());
-        let steps = self.inner.images().history(manifest)?;
-        Ok(steps
-            .into_iter()
-            .enumerate()
-            .map(|(at, step)| HistoryEntry {
-                id: if at == 0 {
-                    resolved.image.id().to_owned()
-                } else {
-                    "<missing>".to_owned()
-                },
-                created: Timestamp::parse_rfc3339(&step.created).unwrap_or_default(),
-                created_by: step.created_by,
-                tags: if at == 0 {
-                    tags.iter().map(|t| t.reference.familiar()).collect()
-                } else {
-                    Vec::new()
-                },
-                size: step.size,
-                comment: step.comment,
-            })
-            .collect())
-    }
-
     /// Reads an archive (docker-archive or OCI layout, compressed or not) to its end, only the `wanted` platform of images
     /// that have several. Lines such as `Loaded image: busybox:latest` go to `progress`.
     ///
@@ -469,230 +369,5 @@ impl Engine {
             store.images().tag(&reference, image.id(), events)
         })
         .await
-    }
-
-    /// Containers made from an image.
-    fn image_users(&self, id: &str) -> Vec<Arc<Snapshot>> {
-        self.containers()
-            .into_iter()
-            .filter(|s| s.image.id == id)
-            .collect()
-    }
-
-    /// Takes a name away, and the image with its last name. Docker's rules: in use needs force, a running container's
-    /// image stays whatever is said.
-    ///
-    /// # Errors
-    /// 404; 409 with the reason.
-    pub async fn remove_image(
-        &self,
-        name: &str,
-        force: bool,
-        no_prune: bool,
-    ) -> Result<Vec<ImageDeleted>> {
-        let _ = no_prune;
-        let resolved = self.inner.images().resolve(name)?;
-        let id = resolved.image.id().to_owned();
-        let tags = self.inner.images().tags_of(&id);
-        let users = self.image_users(&id);
-        let conflict = |what: &str, how: &str, why: String| {
-            Err(Error::conflict(format!(
-                "conflict: unable to delete {what} ({how}) - {why}"
-            )))
-        };
-        let mut gone = Vec::new();
-        let mut names: Vec<Reference> = Vec::new();
-        if let Some(named) = &resolved.tag {
-            let own = named.reference.clone();
-            if let (1, Some(user), false) = (tags.len(), users.first(), force) {
-                let why = format!(
-                    "container {} is using its referenced image {}",
-                    user.id.short(),
-                    short(&id)
-                );
-                return conflict(&own.familiar(), "must be forced", why);
-            }
-            names.push(own);
-        } else {
-            let repositories: std::collections::BTreeSet<_> =
-                tags.iter().map(|t| t.reference.name()).collect();
-            if let Some(user) = users.iter().find(|s| s.state.running()) {
-                let why = format!(
-                    "image is being used by running container {}",
-                    user.id.short()
-                );
-                return conflict(short(&id), "cannot be forced", why);
-            }
-            if let (Some(user), false) = (users.first(), force) {
-                let why = format!(
-                    "image is being used by stopped container {}",
-                    user.id.short()
-                );
-                return conflict(short(&id), "must be forced", why);
-            }
-            if repositories.len() > 1 && !force {
-                return conflict(
-                    short(&id),
-                    "must be forced",
-                    "image is referenced in multiple repositories".to_owned(),
-                );
-            }
-            names.extend(tags.iter().map(|t| t.reference.clone()));
-        }
-        let last = names.len() == tags.len();
-        let (store, image_id, in_use) = (self.inner.store.clone(), id.clone(), !users.is_empty());
-        gone.extend(names.iter().map(|n| ImageDeleted::Untagged(n.familiar())));
-        crate::blocking(move || {
-            for name in &names {
-                store
-                    .images()
-                    .untag(name, vec![image_event("untag", &image_id, &image_id)])?;
-            }
-            if last && !in_use {
-                store
-                    .images()
-                    .remove(&image_id, vec![image_event("delete", &image_id, &image_id)])?;
-            }
-            Ok(())
-        })
-        .await?;
-        if last && !in_use {
-            gone.push(ImageDeleted::Deleted(id));
-        }
-        Ok(gone)
-    }
-
-    /// Removes images that no container uses: those without a name, or with `dangling=false` all.
-    ///
-    /// # Errors
-    /// Filter values that are not valid.
-    pub async fn prune_images(&self, filters: &Filters) -> Result<(Vec<ImageDeleted>, u64)> {
-        let dangling = filter::boolean(filters, "dangling")?.unwrap_or(true);
-        let until = filter::until(filters)?;
-        let before = self.inner.images().total_size();
-        let mut gone = Vec::new();
-        for image in self.inner.images().list() {
-            let tags = self.inner.images().tags_of(image.id());
-            let summary = self.inner.summary(&image)?;
-            let wanted = (!dangling || tags.is_empty())
-                && until.is_none_or(|until| summary.created.0 <= until)
-                && filter::labels(&summary.labels, filters)
-                && self.image_users(image.id()).is_empty();
-            if !wanted {
-                continue;
-            }
-            let (store, id) = (self.inner.store.clone(), image.id().to_owned());
-            let removed = crate::blocking(move || {
-                store
-                    .images()
-                    .remove(&id, vec![image_event("delete", &id, &id)])
-            });
-            // Leased meanwhile: somebody makes a container from it.
-            if removed.await.is_ok() {
-                gone.extend(
-                    tags.iter()
-                        .map(|t| ImageDeleted::Untagged(t.reference.familiar())),
-                );
-                gone.push(ImageDeleted::Deleted(image.id().to_owned()));
-            }
-        }
-        let reclaimed = before.saturating_sub(self.inner.images().total_size());
-        let mut batch = Batch::new();
-        let space = BTreeMap::from([("reclaimed".to_owned(), reclaimed.to_string())]);
-        batch.event(crate::events::event("image", "prune", "", space));
-        self.inner
-            .commit(batch, Durability::Survives, || {})
-            .await?;
-        Ok((gone, reclaimed))
-    }
-}
-
-/// The filters of an image list.
-struct Query<'a> {
-    filters: &'a Filters,
-    dangling: Option<bool>,
-    until: Option<i64>,
-    before: Option<Timestamp>,
-    since: Option<Timestamp>,
-}
-
-impl<'a> Query<'a> {
-    fn new(engine: &Engine, filters: &'a Filters) -> Result<Self> {
-        let moment = |name: &str| -> Result<Option<Timestamp>> {
-            let Some(value) = filters.get(name).and_then(|v| v.last()) else {
-                return Ok(None);
-            };
-            let image = engine.inner.images().resolve(value)?.image;
-            engine.inner.summary(&image).map(|s| Some(s.created))
-        };
-        Ok(Self {
-            filters,
-            dangling: filter::boolean(filters, "dangling")?,
-            until: filter::until(filters)?,
-            before: moment("before")?,
-            since: moment("since")?,
-        })
-    }
-
-    /// Also narrows the names to those that a `reference` filter matches.
-    fn wants(&self, image: &mut ImageSummary) -> bool {
-        if let Some(patterns) = self.filters.get("reference").filter(|p| !p.is_empty()) {
-            let fits = |name: &str| patterns.iter().any(|p| reference_matches(p, name));
-            image.repo_tags.retain(|tag| fits(tag));
-            image.repo_digests.retain(|digest| fits(digest));
-            if image.repo_tags.is_empty() && image.repo_digests.is_empty() {
-                return false;
-            }
-        }
-        self.dangling
-            .is_none_or(|want| want == image.repo_tags.is_empty())
-            && self.until.is_none_or(|until| image.created.0 <= until)
-            && self.before.is_none_or(|before| image.created < before)
-            && self.since.is_none_or(|since| image.created > since)
-            && filter::labels(&image.labels, self.filters)
-    }
-}
-
-/// Shell patterns against a familiar name, with or without its tag (Go's path.Match: `*` stops at a slash).
-fn reference_matches(pattern: &str, name: &str) -> bool {
-    let bare = name.split('@').next().unwrap_or(name);
-    let bare = bare
-        .rsplit_once(':')
-        .filter(|(_, tag)| !tag.contains('/'))
-        .map_or(bare, |(bare, _)| bare);
-    glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), bare.as_bytes())
-}
-
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.first(), text.first()) {
-        (None, None) => true,
-        (Some(b'*'), _) => {
-            glob(&pattern[1..], text)
-                || text
-                    .first()
-                    .is_some_and(|c| *c != b'/' && glob(pattern, &text[1..]))
-        }
-        (Some(b'?'), Some(c)) if *c != b'/' => glob(&pattern[1..], &text[1..]),
-        (Some(p), Some(c)) if p == c => glob(&pattern[1..], &text[1..]),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::reference_matches;
-
-    #[test]
-    fn reference_patterns() {
-        for (pattern, name, want) in [
-            ("busybox", "busybox:latest", true),
-            ("busybox:*", "busybox:latest", true),
-            ("*/busybox", "busybox:latest", false),
-            ("bus*", "busybox:glibc", true),
-            ("localhost:5000/*", "localhost:5000/x:1", true),
-            ("*", "a/b:1", false),
-        ] {
-            assert_eq!(reference_matches(pattern, name), want, "{pattern} {name}");
-        }
     }
 }

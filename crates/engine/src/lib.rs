@@ -34,7 +34,7 @@ mod volume;
 mod volume_use;
 
 pub use container::security::{MASKED_PATHS, READONLY_PATHS};
-pub use image::{ImportRequest, Progress, SavedImages};
+pub use image::{Commit, ImportRequest, Progress, SavedImages};
 pub use longshore_registry::{Credentials, Login};
 pub use pull::{Detail, Line, Lines, PullRequest};
 

@@ -40,6 +40,7 @@ impl Engine {
             tracing::error!("no longshore/hello image: {error}");
         }
         container::recover::recover(&engine.inner).await?;
+        engine.undo_commit_pauses().await;
         Ok(engine)
     }
 }

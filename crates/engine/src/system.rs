@@ -6,7 +6,7 @@ use longshore_model::Result;
 
 use crate::{
     Engine,
-    api::{DiskUsage, Filters, Phase, SystemInfo},
+    api::{DiskUsage, ImageQuery, Phase, SystemInfo},
 };
 
 /// What does not change while the daemon runs.
@@ -152,7 +152,11 @@ impl Engine {
                 container_sizes.insert(id, sizes);
             }
         }
-        let images = self.list_images(false, &Filters::new()).await?;
+        let query = ImageQuery {
+            shared_size: true,
+            ..ImageQuery::default()
+        };
+        let images = self.list_images(query).await?;
         Ok(DiskUsage {
             layers_size: self.inner.images().total_size(),
             images,

@@ -3,6 +3,7 @@
 
 pub mod attributes;
 pub mod codec;
+pub mod layer;
 pub mod reader;
 pub mod sparse;
 pub mod unpack;

@@ -75,11 +75,11 @@ static EXEC: &[Route] = &[
 
 static IMAGES: &[Route] = &[
     on!(GET "/images/json", 24, images::list),
-    not_yet!(GET "/images/search", 24),
+    on!(GET "/images/search", 24, images::search),
     on!(GET "/images/get", 24, images::save),
     on!(GET "/images/{name:.*}/get", 24, images::save_named),
     on!(GET "/images/{name:.*}/history", 24, images::history),
-    not_yet!(GET "/images/{name:.*}/attestations", 53),
+    on!(GET "/images/{name:.*}/attestations", 53, images::attestations),
     on!(GET "/images/{name:.*}/json", 24, images::inspect),
     on!(POST "/images/load", 24, images::load),
     on!(POST "/images/create", 24, images::create),
@@ -88,7 +88,7 @@ static IMAGES: &[Route] = &[
     on!(POST "/images/{name:.*}/tag", 24, images::tag),
     on!(DELETE "/images/{name:.*}", 24, images::remove),
     not_yet!(GET "/distribution/{name:.*}/json", 30),
-    not_yet!(POST "/commit", 24),
+    on!(POST "/commit", 24, images::commit),
 ];
 
 static NETWORKS: &[Route] = &[

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
+    path::Path,
 };
 
 use longshore_model::{Error, Reference, Result, Timestamp, error::go_errno};
@@ -129,7 +130,7 @@ fn receive_layer(
     Ok((layer, plain.finish().0))
 }
 
-fn compress(plain: &mut impl Read, path: &std::path::Path) -> io::Result<Arrived> {
+fn compress(plain: &mut impl Read, path: &Path) -> io::Result<Arrived> {
     let file = File::create_new(path)?;
     let out = Hashing::new(&file);
     let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::fast());

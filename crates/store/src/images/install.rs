@@ -20,7 +20,7 @@ use super::{
     manifest::{Descriptor, ImageConfig, Index, Manifest, Platform},
     pulled::{self, Shared},
     put_tag,
-    record::{Image, ImageLayer, LayerRecord, NamedTag, PlatformImage, Tag},
+    record::{Brief, Image, ImageLayer, LayerRecord, NamedTag, PlatformImage, Tag},
     to_json,
     work::Work,
 };
@@ -170,6 +170,7 @@ impl<'a> Incoming<'a> {
             manifests: Vec::new(),
             blobs: BTreeMap::new(),
             stored_nano: Timestamp::now().0,
+            parent: String::new(),
         };
         self.walk(
             target,
@@ -251,11 +252,15 @@ impl<'a> Incoming<'a> {
         let attestation = at.is_attestation()
             || platform.is_some_and(|p| p.os == "unknown")
             || !manifest.layers.iter().all(|l| is_layer(&l.media_type));
-        let (mut diff_ids, mut own) = (Vec::new(), Platform::default());
+        let (mut diff_ids, mut own, mut brief) = (Vec::new(), Platform::default(), None);
         if !attestation {
             let config = self.document(&manifest.config.digest)?;
             let config = ImageConfig::parse(&config)
                 .map_err(|e| Error::invalid(format!("{}: {e}", manifest.config.digest)))?;
+            brief = Some(Brief {
+                created: config.created,
+                labels: config.config.labels.unwrap_or_default(),
+            });
             diff_ids = config.rootfs.diff_ids;
             own = config.platform;
             if diff_ids.len() != manifest.layers.len() {
@@ -284,6 +289,7 @@ impl<'a> Incoming<'a> {
                 .collect(),
             init: None,
             attestation,
+            brief,
         });
         Ok(())
     }
@@ -449,6 +455,9 @@ impl Images {
 /// Adds what is known already of the same image: platforms that came earlier, layers that are unpacked.
 fn merge(image: &mut Image, known: &Image) {
     image.stored_nano = known.stored_nano;
+    if image.parent.is_empty() {
+        image.parent.clone_from(&known.parent);
+    }
     for (digest, size) in &known.blobs {
         image.blobs.entry(digest.clone()).or_insert(*size);
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod blobs;
 mod changes;
+mod commit;
 mod gc;
 mod import;
 pub(crate) mod ingest;
@@ -25,13 +26,14 @@ use std::{
 
 use longshore_model::{Error, Reference, Result, Timestamp};
 
+pub use commit::CommitRequest;
 pub use gc::{Held, Lease};
 pub use import::ImportRequest;
 pub use ingest::{Follower, Growth, Ingest, PreparedLayer};
 pub use load::{LoadRequest, Loaded};
 pub use pulled::{Pulled, Shared};
 pub use query::{HistoryItem, Resolved};
-pub use record::{Image, ImageLayer, LayerRecord, NamedTag, PlatformImage, Tag};
+pub use record::{Brief, Image, ImageLayer, LayerRecord, NamedTag, PlatformImage, Tag};
 pub use save::Saving;
 
 use self::{blobs::Blobs, manifest::ImageConfig, work::Works};
@@ -218,6 +220,18 @@ impl Images {
     /// # Errors
     /// `NotFound`; `Conflict` while it is leased; when the database cannot be written.
     pub fn remove(&self, id: &str, events: Vec<NewEvent>) -> Result<()> {
+        self.remove_if(id, false, events).map(drop)
+    }
+
+    /// [`Self::remove`] for an image without a name. `false`: it has one (again), and stays.
+    ///
+    /// # Errors
+    /// As [`Self::remove`].
+    pub fn remove_nameless(&self, id: &str, events: Vec<NewEvent>) -> Result<bool> {
+        self.remove_if(id, true, events)
+    }
+
+    fn remove_if(&self, id: &str, nameless: bool, events: Vec<NewEvent>) -> Result<bool> {
         let change = self.lock_change();
         let mut batch = Batch::new();
         let (image, tags) = {
@@ -225,6 +239,9 @@ impl Images {
             let mut state = self.write();
             if state.leases.contains_key(id) {
                 return Err(Error::conflict(format!("image {id} is in use")));
+            }
+            if nameless && state.tags.values().any(|named| named.tag.image == id) {
+                return Ok(false);
             }
             let missing = || Error::not_found(format!("No such image: {id}"));
             let image = state.images.remove(id).ok_or_else(missing)?;
@@ -249,7 +266,7 @@ impl Images {
             return Err(error);
         }
         drop(change);
-        self.collect_garbage().map(drop)
+        self.collect_garbage().map(|_| true)
     }
 
     fn new_tag(&self, reference: &Reference, image: &Image) -> NamedTag {

@@ -13,8 +13,8 @@ use longshore_model::{
 
 use super::{
     Images,
-    manifest::{ImageConfig, Platform},
-    record::{Image, NamedTag, PlatformImage},
+    manifest::{Descriptor, ImageConfig, Index, Manifest, Platform},
+    record::{Brief, Image, NamedTag, PlatformImage},
 };
 
 /// What a name or id stands for.
@@ -58,6 +58,81 @@ impl Images {
         tags.filter(|named| named.tag.image == id)
             .cloned()
             .collect()
+    }
+
+    /// All images with their names, ordered by id; the names by canonical reference.
+    pub fn list_named(&self) -> Vec<(Arc<Image>, Vec<Arc<NamedTag>>)> {
+        let state = self.read();
+        let mut names: HashMap<&str, Vec<Arc<NamedTag>>> = HashMap::new();
+        for named in state.tags.values() {
+            let own = names.entry(&named.tag.image).or_default();
+            own.push(named.clone());
+        }
+        let images = state.images.values();
+        images
+            .map(|image| (image.clone(), names.remove(image.id()).unwrap_or_default()))
+            .collect()
+    }
+
+    /// Ids of the images that were made from others here, by their parents' ids.
+    pub fn children(&self) -> HashMap<String, Vec<String>> {
+        let state = self.read();
+        let mut children: HashMap<String, Vec<String>> = HashMap::new();
+        for image in state.images.values().filter(|i| !i.parent.is_empty()) {
+            let own = children.entry(image.parent.clone()).or_default();
+            own.push(image.id().to_owned());
+        }
+        children
+    }
+
+    /// What lists show of a configuration.
+    ///
+    /// # Errors
+    /// A configuration that cannot be read, where the record does not have it.
+    pub fn brief(&self, manifest: &PlatformImage) -> Result<Brief> {
+        if let Some(brief) = &manifest.brief {
+            return Ok(brief.clone());
+        }
+        let config = self.config(manifest)?;
+        Ok(Brief {
+            created: config.created.clone(),
+            labels: config.config.labels.clone().unwrap_or_default(),
+        })
+    }
+
+    /// The manifests that an image's index names, those whose content is not here as well. Empty for an image without an
+    /// index.
+    ///
+    /// # Errors
+    /// An index that cannot be read.
+    pub fn index_of(&self, image: &Image) -> Result<Vec<Descriptor>> {
+        let id = image.id();
+        if image.manifests.iter().any(|m| m.descriptor.digest == id) {
+            return Ok(Vec::new());
+        }
+        let bytes = self.blobs.document(id)?;
+        let index: Index = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::system(format!("image index {id}: {e}")))?;
+        Ok(index.manifests)
+    }
+
+    /// The layers of an attestation manifest, each a statement.
+    ///
+    /// # Errors
+    /// A manifest that cannot be read.
+    pub fn statements(&self, manifest: &Descriptor) -> Result<Vec<Descriptor>> {
+        let bytes = self.blobs.document(&manifest.digest)?;
+        let read: Manifest = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::system(format!("manifest {}: {e}", manifest.digest)))?;
+        Ok(read.layers)
+    }
+
+    /// A small blob whole.
+    ///
+    /// # Errors
+    /// `NotFound`; one that is too large for a document.
+    pub fn small_blob(&self, digest: &str) -> Result<Vec<u8>> {
+        self.blobs.document(digest)
     }
 
     /// `RepoDigests` as inspect shows them: each repository of the image's names once, with the image's digest. The list of

@@ -17,6 +17,9 @@ pub struct Image {
     pub blobs: BTreeMap<String, u64>,
     /// When the image came here, nanoseconds since the epoch.
     pub stored_nano: i64,
+    /// Id of the image that it was made from here; empty for one that came from elsewhere.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub parent: String,
 }
 
 /// The image for one platform.
@@ -31,6 +34,18 @@ pub struct PlatformImage {
     pub init: Option<String>,
     /// A manifest about another one (provenance): nothing to run.
     pub attestation: bool,
+    /// What lists show of the configuration, so that they read no blobs. `None` in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brief: Option<Brief>,
+}
+
+/// What a list of images shows of a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brief {
+    /// RFC 3339; empty when the image does not say.
+    pub created: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -93,6 +93,7 @@ impl Saving {
             let own = all
                 .iter()
                 .filter(|t| t.reference.name() == repository.name())
+                .filter(|t| t.reference.digest.is_none())
                 .filter_map(|t| {
                     let image = images.get(&t.tag.image)?;
                     Some((image, t.tag.descriptor.clone(), Some(t.reference.clone())))

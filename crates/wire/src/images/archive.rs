@@ -124,7 +124,7 @@ pub(crate) async fn create(request: Request) -> Result<Response> {
 }
 
 /// `repo` and `tag` of an import as (repository, tag): a tag may be part of `repo`, no tag means latest.
-fn repository(repo: &str, tag: &str) -> Result<(String, String)> {
+pub(super) fn repository(repo: &str, tag: &str) -> Result<(String, String)> {
     if repo.is_empty() {
         return Ok((String::new(), String::new()));
     }

@@ -1,11 +1,14 @@
 //! Inspect and history.
 
-use longshore_engine::api::{HistoryEntry, ImageDetail};
-use longshore_model::Result;
+use longshore_engine::api::{AttestationQuery, HistoryEntry, ImageDetail};
+use longshore_model::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::summary::Descriptor;
+use super::{
+    platform,
+    summary::{Descriptor, Manifest},
+};
 use crate::{request::Request, response::Response, version::ApiVersion};
 
 /// An image as inspect shows it.
@@ -41,6 +44,8 @@ struct Inspect {
     metadata: Metadata,
     #[serde(skip_serializing_if = "Option::is_none")]
     descriptor: Option<Descriptor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifests: Option<Vec<Manifest>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -114,7 +119,7 @@ fn view(image: ImageDetail, version: ApiVersion) -> Inspect {
     };
     let os_version = text("os.version");
     Inspect {
-        parent: legacy.then(String::new),
+        parent: field(summary.parent),
         comment: field(comment(&blob)),
         created,
         docker_version: legacy.then(|| text("docker_version")),
@@ -134,7 +139,9 @@ fn view(image: ImageDetail, version: ApiVersion) -> Inspect {
         metadata: Metadata {
             last_tag_time: last_tagged.unwrap_or_default().rfc3339(),
         },
-        descriptor: version.since(48).then(|| Descriptor::of(&summary.identity)),
+        descriptor: version.since(48).then(|| summary.target.into()),
+        manifests: (!summary.manifests.is_empty())
+            .then(|| summary.manifests.into_iter().map(Manifest::from).collect()),
         id: summary.id,
         repo_tags: summary.repo_tags,
         repo_digests: summary.repo_digests,
@@ -182,20 +189,65 @@ impl From<HistoryEntry> for Step {
 
 /// `GET /images/{name}/json`
 pub(crate) async fn inspect(request: Request) -> Result<Response> {
-    let image = request.engine.image(request.name()).await?;
+    let manifests = request.version.since(48) && request.query.bool("manifests");
+    let platform = platform::one(&request, 49)?;
+    if manifests && platform.is_some() {
+        return Err(Error::invalid(
+            "conflicting options: manifests and platform options cannot both be set",
+        ));
+    }
+    let image = request
+        .engine
+        .image(request.name(), platform.as_deref(), manifests)
+        .await?;
     Ok(Response::ok(&view(image, request.version)))
 }
 
 /// `GET /images/{name}/history`
 pub(crate) async fn history(request: Request) -> Result<Response> {
-    let steps = request.engine.image_history(request.name()).await?;
+    let platform = platform::one(&request, 48)?;
+    let steps = request
+        .engine
+        .image_history(request.name(), platform.as_deref())
+        .await?;
     let steps: Vec<_> = steps.into_iter().map(Step::from).collect();
     Ok(Response::ok(&steps))
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Statement {
+    descriptor: Descriptor,
+    predicate_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement: Option<Value>,
+}
+
+/// `GET /images/{name}/attestations`
+pub(crate) async fn attestations(request: Request) -> Result<Response> {
+    let query = AttestationQuery {
+        platform: platform::one(&request, 53)?,
+        types: request.query.all("type").map(str::to_owned).collect(),
+        statement: request.query.bool("statement"),
+    };
+    let found = request
+        .engine
+        .image_attestations(request.name(), query)
+        .await?;
+    let found: Vec<_> = found
+        .into_iter()
+        .map(|one| Statement {
+            descriptor: one.target.into(),
+            predicate_type: one.predicate_type,
+            statement: one.statement,
+        })
+        .collect();
+    Ok(Response::ok(&found))
+}
+
 #[cfg(test)]
 mod tests {
-    use longshore_engine::api::{ImageIdentity, ImageSummary};
+    use longshore_engine::api::ImageSummary;
 
     use super::*;
 
@@ -206,7 +258,6 @@ mod tests {
                 repo_tags: vec!["busybox:latest".to_owned()],
                 repo_digests: vec!["busybox@sha256:7e".to_owned()],
                 size: 5,
-                identity: ImageIdentity::default(),
                 ..ImageSummary::default()
             },
             config: json!({

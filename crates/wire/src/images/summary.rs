@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use longshore_engine::{
     Engine,
-    api::{ImageIdentity, ImageSummary},
+    api::{ImagePlatform, ImageQuery, ImageSummary, ImageTarget, ManifestKind, ManifestSummary},
 };
 use longshore_model::Result;
 use serde::Serialize;
@@ -32,36 +32,52 @@ pub(crate) struct Summary {
     virtual_size: Option<u64>,
 }
 
-/// Where an image's manifest is, in OCI's words.
+/// A pointer to content, in OCI's words.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Descriptor {
     media_type: String,
     digest: String,
     size: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<Platform>,
 }
 
-impl Descriptor {
-    pub(super) fn of(identity: &ImageIdentity) -> Self {
+impl From<ImageTarget> for Descriptor {
+    fn from(target: ImageTarget) -> Self {
+        let ImageTarget {
+            media_type,
+            digest,
+            size,
+            annotations,
+            platform,
+        } = target;
         Self {
-            media_type: identity.manifest_media_type.clone(),
-            digest: identity.manifest_digest.clone(),
-            size: identity.manifest_size,
+            media_type,
+            digest,
+            size,
+            annotations,
+            platform: platform.map(Platform::from),
         }
     }
 }
 
-/// One platform of an image; we keep one.
+/// One manifest of an image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Manifest {
+pub(super) struct Manifest {
     #[serde(rename = "ID")]
     id: String,
     descriptor: Descriptor,
     available: bool,
     size: ManifestSize,
     kind: &'static str,
-    image_data: ImageData,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_data: Option<ImageData>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attestation_data: Option<AttestationData>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,11 +96,36 @@ struct ImageData {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct AttestationData {
+    r#for: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
 struct Platform {
     architecture: String,
     os: String,
+    #[serde(rename = "os.version", skip_serializing_if = "String::is_empty")]
+    os_version: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     variant: String,
+}
+
+impl From<ImagePlatform> for Platform {
+    fn from(platform: ImagePlatform) -> Self {
+        let ImagePlatform {
+            architecture,
+            os,
+            os_version,
+            variant,
+        } = platform;
+        Self {
+            architecture,
+            os,
+            os_version,
+            variant,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -93,55 +134,73 @@ struct Unpacked {
     unpacked: u64,
 }
 
+impl From<ManifestSummary> for Manifest {
+    fn from(manifest: ManifestSummary) -> Self {
+        let content = manifest.content_size;
+        let mut made = Self {
+            id: manifest.target.digest.clone(),
+            descriptor: manifest.target.into(),
+            available: manifest.available,
+            size: ManifestSize {
+                content,
+                total: content,
+            },
+            kind: "unknown",
+            image_data: None,
+            attestation_data: None,
+        };
+        match manifest.kind {
+            ManifestKind::Image {
+                platform,
+                unpacked_size: unpacked,
+                containers,
+            } => {
+                made.kind = "image";
+                made.size.total += unpacked;
+                made.image_data = Some(ImageData {
+                    platform: platform.into(),
+                    size: Unpacked { unpacked },
+                    containers: (!containers.is_empty()).then_some(containers),
+                });
+            }
+            ManifestKind::Attestation { about } => {
+                made.kind = "attestation";
+                made.attestation_data = Some(AttestationData { r#for: about });
+            }
+            ManifestKind::Unknown => {}
+        }
+        made
+    }
+}
+
 impl Summary {
     /// The newest form of it: what later clients do not know is taken away by [`Self::at`].
-    pub(crate) fn new(image: ImageSummary, users: Vec<String>, manifests: bool) -> Self {
+    pub(crate) fn new(image: ImageSummary, users: usize) -> Self {
         let ImageSummary {
             id,
+            parent,
             created,
             repo_tags,
             repo_digests,
+            nameless: _,
             labels,
             size,
-            containers: _,
-            identity,
-            content_size,
-            unpacked_size,
+            shared_size,
+            target,
+            manifests,
         } = image;
-        let containers = i64::try_from(users.len()).unwrap_or(i64::MAX);
-        let descriptor = Descriptor::of(&identity);
-        let manifest = Manifest {
-            id: identity.manifest_digest,
-            descriptor: descriptor.clone(),
-            available: true,
-            size: ManifestSize {
-                content: content_size,
-                total: size,
-            },
-            kind: "image",
-            image_data: ImageData {
-                platform: Platform {
-                    architecture: identity.architecture,
-                    os: identity.os,
-                    variant: identity.variant,
-                },
-                size: Unpacked {
-                    unpacked: unpacked_size,
-                },
-                containers: (!users.is_empty()).then_some(users),
-            },
-        };
+        let manifests: Vec<_> = manifests.into_iter().map(Manifest::from).collect();
         Self {
-            containers,
+            containers: i64::try_from(users).unwrap_or(i64::MAX),
             created: created.seconds(),
             id,
             labels,
-            parent_id: String::new(),
-            descriptor: Some(descriptor),
-            manifests: manifests.then(|| vec![manifest]),
+            parent_id: parent,
+            descriptor: Some(target.into()),
+            manifests: (!manifests.is_empty()).then_some(manifests),
             repo_digests: (!repo_digests.is_empty()).then_some(repo_digests),
             repo_tags: (!repo_tags.is_empty()).then_some(repo_tags),
-            shared_size: -1,
+            shared_size,
             size,
             virtual_size: None,
         }
@@ -178,12 +237,11 @@ const FILTERS: &[&str] = &[
     "until",
 ];
 
-/// Container ids by the id of the image they were made from, in any state.
-pub(crate) fn users(engine: &Engine) -> HashMap<String, Vec<String>> {
-    let mut users: HashMap<String, Vec<String>> = HashMap::new();
+/// How many containers, in any state, were made from an image, by its id.
+pub(crate) fn users(engine: &Engine) -> HashMap<String, usize> {
+    let mut users: HashMap<String, usize> = HashMap::new();
     for container in engine.containers() {
-        let ids = users.entry(container.image.id.clone()).or_default();
-        ids.push(container.id.to_string());
+        *users.entry(container.image.id.clone()).or_default() += 1;
     }
     users
 }
@@ -196,15 +254,19 @@ pub(crate) async fn list(request: Request) -> Result<Response> {
     if request.version.before(41) && !legacy.is_empty() {
         filters.insert("reference".to_owned(), vec![legacy.to_owned()]);
     }
-    let all = request.query.bool("all");
-    let manifests = request.version.since(47) && request.query.bool("manifests");
-    let images = request.engine.list_images(all, &filters).await?;
-    let mut users = users(&request.engine);
+    let query = ImageQuery {
+        all: request.query.bool("all"),
+        filters,
+        manifests: request.version.since(47) && request.query.bool("manifests"),
+        shared_size: request.version.since(42) && request.query.bool("shared-size"),
+    };
+    let images = request.engine.list_images(query).await?;
+    let users = users(&request.engine);
     let views: Vec<_> = images
         .into_iter()
         .map(|image| {
-            let users = users.remove(&image.id).unwrap_or_default();
-            Summary::new(image, users, manifests).at(request.version)
+            let users = users.get(&image.id).copied().unwrap_or_default();
+            Summary::new(image, users).at(request.version)
         })
         .collect();
     Ok(Response::ok(&views))
@@ -224,23 +286,44 @@ mod tests {
             repo_tags: vec!["busybox:latest".to_owned()],
             repo_digests: vec!["busybox@sha256:30".to_owned()],
             size: 3_133_086,
-            identity: ImageIdentity {
-                manifest_media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
-                manifest_digest: "sha256:30".to_owned(),
-                manifest_size: 405,
-                architecture: "amd64".to_owned(),
-                os: "linux".to_owned(),
-                ..ImageIdentity::default()
-            },
-            content_size: 1_085_086,
-            unpacked_size: 2_048_000,
+            shared_size: -1,
+            target: sample_target(),
             ..ImageSummary::default()
         }
     }
 
+    fn sample_target() -> ImageTarget {
+        ImageTarget {
+            media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+            digest: "sha256:30".to_owned(),
+            size: 405,
+            ..ImageTarget::default()
+        }
+    }
+
+    fn sample_manifest() -> ManifestSummary {
+        ManifestSummary {
+            target: sample_target(),
+            available: true,
+            content_size: 1_085_086,
+            kind: ManifestKind::Image {
+                platform: ImagePlatform {
+                    architecture: "amd64".to_owned(),
+                    os: "linux".to_owned(),
+                    ..ImagePlatform::default()
+                },
+                unpacked_size: 2_048_000,
+                containers: vec!["c1".to_owned(), "c2".to_owned()],
+            },
+        }
+    }
+
     fn text(image: ImageSummary, minor: u32, manifests: bool) -> String {
-        let users = vec!["c1".to_owned(), "c2".to_owned()];
-        let view = Summary::new(image, users, manifests).at(ApiVersion::v1(minor));
+        let image = ImageSummary {
+            manifests: manifests.then(sample_manifest).into_iter().collect(),
+            ..image
+        };
+        let view = Summary::new(image, 2).at(ApiVersion::v1(minor));
         String::from_utf8(json::to_vec(&view)).unwrap()
     }
 

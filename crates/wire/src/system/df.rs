@@ -107,20 +107,26 @@ pub(crate) async fn disk_usage(request: Request) -> Result<Response> {
         container_sizes,
         volumes: volume_list,
     } = usage;
-    let mut users = users(&request.engine);
+    let users = users(&request.engine);
     let mut image_sum = Sum::default();
+    // What only images in use have stays.
+    let mut kept = 0;
     let image_list: Vec<_> = image_list
         .into_iter()
         .map(|image| {
-            let users = users.remove(&image.id).unwrap_or_default();
-            image_sum.add(image.size, !users.is_empty());
-            let mut view = Image::new(image, users, false);
-            view.shared_size = 0;
-            view
+            let users = users.get(&image.id).copied().unwrap_or_default();
+            image_sum.add(image.size, users > 0);
+            if users > 0 {
+                kept += image
+                    .size
+                    .saturating_sub(u64::try_from(image.shared_size).unwrap_or(0));
+            }
+            Image::new(image, users)
         })
         .collect();
     // Shared blobs count once.
     image_sum.total_size = layers_size;
+    image_sum.reclaimable = layers_size.saturating_sub(kept);
     let now = Timestamp::now();
     let mut container_sum = Sum::default();
     let container_list: Vec<Value> = request

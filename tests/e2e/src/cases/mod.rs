@@ -5,12 +5,14 @@ mod badhttp;
 mod badinput;
 mod cgroups;
 mod chaos;
+mod commit;
 mod copy;
 mod daemon;
 mod events;
 mod exec;
 mod health;
 mod images;
+mod images_rules;
 mod images_save;
 mod inspect;
 mod lifecycle;
@@ -71,6 +73,8 @@ pub fn all() -> Vec<Case> {
         volumes::list(),
         volume_driver::list(),
         images::list(),
+        commit::list(),
+        images_rules::list(),
         images_save::list(),
         security::list(),
         resources::list(),
