@@ -249,4 +249,6 @@ pub enum LaunchFailureKind {
     Invalid,
     /// exit code 128: the engine's fault (500)
     System,
+    /// exit code 128: the log cannot be opened (500); the whole text
+    Log,
 }

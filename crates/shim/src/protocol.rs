@@ -11,7 +11,7 @@
 //! | `Release` | nothing: clients get the end of their streams, the shim removes cgroups, socket and itself | |
 //! | (connects again to `shim.sock`) | `Hello` | as before |
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 pub use longshore_launcher::plan::*;
 use serde::{Deserialize, Serialize};
@@ -36,20 +36,62 @@ pub struct LaunchRequest {
 }
 
 /// Where the container's output goes besides attached clients.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LogPlan {
+    pub file: Option<FilePlan>,
+    pub remote: Option<RemotePlan>,
+}
+
+/// Docker's json-file: one `{"log":...,"stream":...,"time":...}` a line, rotated to `.1`, `.2`...
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum LogPlan {
-    None,
-    /// Docker's json-file: one `{"log":...,"stream":...,"time":...}` a line, rotated to `.1`, `.2`...
-    JsonFile {
-        path: PathBuf,
-        /// Bytes a file; 0 never rotates.
-        max_size: u64,
-        /// Files kept, 1 at least.
-        max_file: u32,
-        compress: bool,
-        /// The `attrs` object of each line as JSON text (labels, env, tag options); empty for none.
-        attrs: String,
+pub struct FilePlan {
+    pub path: PathBuf,
+    /// Bytes a file; 0 never rotates.
+    pub max_size: u64,
+    /// Files kept, 1 at least.
+    pub max_file: u32,
+    pub compress: bool,
+    /// The `attrs` object of each line as JSON text (labels, env, tag options); empty for none.
+    pub attrs: String,
+}
+
+/// A log that another program keeps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemotePlan {
+    pub address: RemoteAddress,
+    pub protocol: RemoteProtocol,
+    /// Non-blocking mode: bytes that wait for the receiver before messages are dropped. None: the container waits.
+    pub buffer: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum RemoteAddress {
+    UnixStream(PathBuf),
+    UnixDatagram(PathBuf),
+    Tcp(SocketAddr),
+    Udp(SocketAddr),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum RemoteProtocol {
+    /// The journal's native protocol, with these fields in every entry.
+    Journald { fields: Vec<(String, String)> },
+    Syslog {
+        format: SyslogFormat,
+        /// 0 to 23.
+        facility: u8,
+        tag: String,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SyslogFormat {
+    /// Without the host's name, as syslog(3) writes it.
+    Unix,
+    Rfc3164,
+    Rfc5424,
+    /// With microseconds.
+    Rfc5424Micro,
 }
 
 /// From the daemon to the shim.
@@ -135,9 +177,14 @@ pub enum Message {
         id: u64,
         failure: LaunchFailure,
     },
-    /// Something the operator should know (a log that cannot be written).
+    /// Something the operator should know.
     Warning {
         text: String,
+    },
+    /// The log cannot be written, or (`failing` false) can be written again.
+    Log {
+        text: String,
+        failing: bool,
     },
 }
 

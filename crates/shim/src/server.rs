@@ -27,6 +27,12 @@ pub(crate) const CONTAINER: u32 = 1;
 const CONTROL: u32 = 0;
 const LISTENER: u32 = 1;
 const SIGNALS: u32 = 2;
+const LOG: u32 = 3;
+/// Events of the log's connection.
+pub(crate) const LOG_TOKEN: Token = Token {
+    owner: SHIM,
+    part: LOG,
+};
 
 /// A cgroup that is still busy is tried again after this, for at most the second.
 const REMOVE_AGAIN: Duration = Duration::from_millis(10);
@@ -151,7 +157,10 @@ impl Server {
     fn over(&self) -> bool {
         let clients = self.container.io.has_clients()
             || self.execs.running.iter().any(|exec| exec.io.has_clients());
-        matches!(self.phase, Phase::Released(_)) && self.leftovers.due.is_none() && !clients
+        matches!(self.phase, Phase::Released(_))
+            && self.leftovers.due.is_none()
+            && !clients
+            && self.log.idle()
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -159,6 +168,7 @@ impl Server {
         let cleanup = self.leftovers.due.map(|(at, _)| at);
         execs
             .chain(self.container.io.deadline())
+            .chain(self.log.deadline())
             .chain(cleanup)
             .min()
     }
@@ -167,6 +177,7 @@ impl Server {
         match (token.owner, token.part) {
             (SHIM, CONTROL) => self.on_control(),
             (SHIM, LISTENER) => self.on_listener(),
+            (SHIM, LOG) => self.log.on_event(flags, now),
             (SHIM, _) => self.on_signals(now),
             (CONTAINER, part) => {
                 let log = &mut self.log;
@@ -263,6 +274,7 @@ impl Server {
             self.control = None;
         }
         let daemon = self.control.is_some();
+        self.log.on_time(now);
         self.container.io.on_time(now, daemon);
         for exec in &mut self.execs.running {
             exec.io.on_time(now, daemon);
@@ -275,15 +287,17 @@ impl Server {
 
     /// The end of a turn: what was collected is written and sent, then the next events are chosen.
     fn settle(&mut self, now: Instant) -> io::Result<()> {
-        self.log.flush();
+        self.log.flush(now)?;
         if let Phase::Draining(exit) = self.phase
             && self.container.io.drained()
         {
-            self.ended(exit);
+            self.ended(exit, now);
         }
-        if let Some(text) = self.log.take_warning() {
-            self.send(&Message::Warning { text });
+        if let Some(trouble) = self.log.take_trouble() {
+            let (text, failing) = (trouble.text, trouble.failing);
+            self.send(&Message::Log { text, failing });
         }
+        self.leave();
         self.report_execs(now);
         if let Some(control) = &mut self.control {
             control.settle();
@@ -296,13 +310,15 @@ impl Server {
             self.container.io.end_clients();
             self.remove_leftovers(now);
         }
-        self.container.io.settle(now)?;
+        // Once the container has ended, what is in its pipes is little: it does not wait for a receiver that may be gone.
+        let held = self.log.full() && matches!(self.phase, Phase::Running);
+        self.container.io.settle(now, held)?;
         for exec in &mut self.execs.running {
             // Only after the report has been sent.
             if exec.over() {
                 exec.io.end_clients();
             }
-            exec.io.settle(now)?;
+            exec.io.settle(now, false)?;
         }
         let gone = |exec: &crate::execs::Exec| exec.over() && !exec.io.has_clients();
         self.execs.running.retain(|exec| !gone(exec));
@@ -322,8 +338,8 @@ impl Server {
         }
     }
 
-    fn ended(&mut self, exit: Exit) {
-        self.log.finish();
+    fn ended(&mut self, exit: Exit, now: Instant) {
+        self.log.finish(now);
         if let Err(error) = exit::record(&self.run_dir, &exit) {
             let text = format!("cannot record the container's exit: {error}");
             self.send(&Message::Warning { text });
@@ -350,7 +366,8 @@ impl Server {
     /// Hangs up when nothing of this run is left: only then may the daemon start the next one, which has the same control
     /// group, run directory and upper layer.
     fn leave(&mut self) {
-        if matches!(self.phase, Phase::Released(_)) && self.leftovers.due.is_none() {
+        let over = matches!(self.phase, Phase::Released(_));
+        if over && self.leftovers.due.is_none() && self.log.idle() {
             self.control = None;
         }
     }

@@ -13,13 +13,13 @@ use crate::{
     control::send_now,
     frame::{FrameReader, LAUNCH_LIMIT, Received},
     launch, listen,
-    logs::{JsonFile, LogSink, json_file::Rotation},
+    logs::{JsonFile, LogSink, Remote, json_file::Rotation},
     poll::Poller,
     protocol::{
         LaunchFailure, LaunchFailureKind, LaunchPlan, LaunchRequest, LogPlan, Message,
-        NamespaceMode,
+        NamespaceMode, RemoteProtocol,
     },
-    server::{CONTAINER, Container, Foundation, Server},
+    server::{self, CONTAINER, Container, Foundation, Server},
     stdio::{AttachPolicy, ProcessIo, STALL_LIMIT, StdioEnds},
 };
 
@@ -91,12 +91,13 @@ fn launched(
             ),
         });
     }
+    let poller = Poller::new().map_err(failed("epoll"))?;
     let foundation = Foundation {
-        poller: Poller::new().map_err(failed("epoll"))?,
         signals,
         listener: listen::open(&request.run_dir).map_err(failed("listen on shim.sock"))?,
         control: control.try_clone_to_owned().map_err(failed("connection"))?,
-        log: open_log(request.log).map_err(failed("open log"))?,
+        log: open_log(request.log, &poller)?,
+        poller,
         run_dir: request.run_dir,
     };
     let (mut launched, ends) = launch::container(&request.plan)?;
@@ -166,22 +167,36 @@ fn kill_again(pid: i32) {
     let _ = waitpid(Some(pid), WaitOptions::empty());
 }
 
-fn open_log(plan: LogPlan) -> io::Result<LogSink> {
-    Ok(match plan {
-        LogPlan::None => LogSink::None,
-        LogPlan::JsonFile {
-            path,
-            max_size,
-            max_file,
-            compress,
-            attrs,
-        } => {
-            let rotation = Rotation {
-                max_size,
-                max_file: max_file.max(1),
-                compress,
-            };
-            LogSink::JsonFile(Box::new(JsonFile::open(&path, rotation, attrs)?))
-        }
-    })
+fn open_log(plan: LogPlan, poller: &Poller) -> Result<LogSink, LaunchFailure> {
+    let failed = |error: io::Error| LaunchFailure {
+        kind: LaunchFailureKind::Log,
+        message: format!(
+            "failed to initialize logging driver: {}",
+            longshore_model::error::go_errno(&error)
+        ),
+    };
+    let mut sink = LogSink::default();
+    if let Some(file) = plan.file {
+        let rotation = Rotation {
+            max_size: file.max_size,
+            max_file: file.max_file.max(1),
+            compress: file.compress,
+        };
+        let log = JsonFile::open(&file.path, rotation, file.attrs).map_err(failed)?;
+        sink.file = Some(Box::new(log));
+    }
+    if let Some(remote) = plan.remote {
+        let address = remote.address.dialled();
+        let journal = matches!(remote.protocol, RemoteProtocol::Journald { .. });
+        let log = Remote::open(remote, poller, server::LOG_TOKEN).map_err(|error| {
+            let text = longshore_model::error::go_errno(&error);
+            failed(io::Error::other(if journal {
+                "journald is not enabled on this host".to_owned()
+            } else {
+                format!("dial {address}: connect: {text}")
+            }))
+        })?;
+        sink.remote = Some(Box::new(log));
+    }
+    Ok(sink)
 }

@@ -375,15 +375,15 @@ impl ProcessIo {
         }
     }
 
-    /// After each turn: lets go of clients that are done, waits for what matters now.
-    pub fn settle(&mut self, now: Instant) -> io::Result<()> {
+    /// After each turn: lets go of clients that are done, waits for what matters now. `held`: no output is read for now.
+    pub fn settle(&mut self, now: Instant, held: bool) -> io::Result<()> {
         self.clients.retain(|client| !client.done());
         if let Some(input) = &mut self.input {
             let flags = (!input.buffer.is_empty()).then_some(EventFlags::OUT);
             input.source.arm(flags)?;
         }
         for output in &mut self.outputs {
-            let paused = self.clients.iter().any(|c| c.blocks(output.stream));
+            let paused = held || self.clients.iter().any(|c| c.blocks(output.stream));
             if output.paused && !paused && output.quiet_at.is_some() {
                 output.quiet_at = Some(now + QUIET);
             }

@@ -17,6 +17,7 @@ pub mod signal;
 pub mod signals;
 pub mod socket;
 pub mod title;
+pub mod zone;
 
 use std::io;
 

@@ -405,6 +405,7 @@ impl Actor {
                 None => {}
             },
             Message::Warning { text } => tracing::warn!(container = %self.definition.id, "{text}"),
+            Message::Log { text, failing } => self.log_trouble(text, failing).await,
             Message::Started { .. } | Message::LaunchFailed(_) | Message::Hello { .. } => {
                 tracing::warn!(container = %self.definition.id, "unexpected word from the shim");
             }

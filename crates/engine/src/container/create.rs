@@ -179,7 +179,7 @@ impl Inner {
                 mounts,
                 paths,
             };
-            super::plan::log(&self.config, &definition)?;
+            super::logging::plan(&definition)?;
             let run = RunRecord::new();
             let lease = image.lease;
             let encode = |value: serde_json::Result<Vec<u8>>| {
@@ -263,17 +263,12 @@ impl Inner {
                 .map(|h| h.snapshot().paths.clone()),
             _ => None,
         };
-        let driver = if spec.log.driver.is_empty() {
-            &self.config.default_log_driver
-        } else {
-            &spec.log.driver
-        };
+        let kept = super::logging::kept(&spec.log, &dir, id.as_str());
+        let kept = kept.map_or_else(String::new, |p| p.to_string_lossy().into_owned());
+        let shown = matches!(spec.log.driver.as_str(), "json-file" | "");
         Paths {
-            log: if driver == "none" {
-                String::new()
-            } else {
-                path(&format!("{id}-json.log"))
-            },
+            log: if shown { kept.clone() } else { String::new() },
+            kept,
             hosts: shared
                 .as_ref()
                 .map_or_else(|| path("hosts"), |s| s.hosts.clone()),

@@ -31,12 +31,18 @@ impl Engine {
     ) -> Result<mpsc::Receiver<Result<LogLine>>> {
         let handle = self.inner.containers.find(name)?;
         let snapshot = handle.snapshot();
-        if snapshot.paths.log.is_empty() {
+        // Records of an older version have the log's path only.
+        let kept = if snapshot.paths.kept.is_empty() {
+            &snapshot.paths.log
+        } else {
+            &snapshot.paths.kept
+        };
+        if kept.is_empty() {
             return Err(Error::not_implemented(
                 "configured logging driver does not support reading",
             ));
         }
-        let path = std::path::PathBuf::from(&snapshot.paths.log);
+        let path = std::path::PathBuf::from(kept);
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         // Watched before the first read: what is written in between is seen.
         let watched = if request.follow {

@@ -8,7 +8,7 @@ use longshore_model::{
     mount::{MountSource, ReadOnlyRecursive},
 };
 use longshore_shim::protocol::{
-    CgroupPlan, DeviceNode, DevicePlan, InterfacePlan, LaunchPlan, LogPlan, MountKind, MountPlan,
+    CgroupPlan, DeviceNode, DevicePlan, InterfacePlan, LaunchPlan, MountKind, MountPlan,
     NamespaceMode, NamespacePlan, ProcessPlan, RootfsPlan,
 };
 
@@ -529,57 +529,4 @@ pub(crate) fn rlimits(spec: &ContainerSpec, config: &DaemonConfig) -> Result<Vec
             Ok((number, value(*soft), value(*hard)))
         })
         .collect()
-}
-
-/// Bytes a log file; five are kept. Ample for reading back, yet no container fills a disk.
-const DEFAULT_LOG_SIZE: u64 = 100_000_000;
-
-/// Where the output goes. Rotated by default at [`DEFAULT_LOG_SIZE`], where dockerd has no limit.
-///
-/// # Errors
-/// An unknown driver or option value.
-pub(crate) fn log(config: &DaemonConfig, definition: &Definition) -> Result<LogPlan> {
-    let spec = &definition.spec.log;
-    let driver = if spec.driver.is_empty() {
-        &config.default_log_driver
-    } else {
-        &spec.driver
-    };
-    let option = |name: &str| {
-        spec.options.get(name).cloned().or_else(|| {
-            let inherited = spec.driver.is_empty() || spec.driver == config.default_log_driver;
-            let found = config
-                .default_log_options
-                .iter()
-                .find(|(key, _)| inherited && key == name);
-            found.map(|(_, value)| value.clone())
-        })
-    };
-    match driver.as_str() {
-        "none" => Ok(LogPlan::None),
-        "json-file" | "" => {
-            let max_size = match option("max-size") {
-                Some(text) => super::log_options::size(&text)?,
-                None => DEFAULT_LOG_SIZE,
-            };
-            let max_file = match option("max-file") {
-                Some(text) => text
-                    .parse::<u32>()
-                    .ok()
-                    .filter(|n| *n > 0)
-                    .ok_or_else(|| Error::invalid("max-file cannot be less than 1"))?,
-                None => 5,
-            };
-            Ok(LogPlan::JsonFile {
-                path: PathBuf::from(&definition.paths.log),
-                max_size,
-                max_file,
-                compress: option("compress").is_some_and(|c| c == "true"),
-                attrs: super::log_options::attributes(definition, &option),
-            })
-        }
-        other => Err(Error::not_implemented(format!(
-            "log driver \"{other}\" is not implemented by longshore yet"
-        ))),
-    }
 }

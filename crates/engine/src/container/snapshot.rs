@@ -61,7 +61,11 @@ pub struct ImageIdentity {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Paths {
+    /// The log as inspect shows it: json-file's only.
     pub log: String,
+    /// What `docker logs` reads; empty when nothing is kept.
+    #[serde(default)]
+    pub kept: String,
     pub hosts: String,
     pub hostname: String,
     pub resolv_conf: String,

@@ -355,7 +355,7 @@ impl SetUp {
         let request = LaunchRequest {
             plan: plan::build(definition, &around)?,
             run_dir,
-            log: plan::log(&engine.config, definition)?,
+            log: super::logging::plan(definition)?,
             stdin_once: definition.spec.process.stdin_once,
             attach,
         };
@@ -378,7 +378,9 @@ async fn launched(
                     return Ok((pid, start_time, pidfd));
                 }
                 Some(Message::LaunchFailed(failure)) => return Err(StartError::Launch(failure)),
-                Some(Message::Warning { text }) => tracing::warn!("{text}"),
+                Some(Message::Warning { text } | Message::Log { text, .. }) => {
+                    tracing::warn!("{text}");
+                }
                 Some(Message::Done { .. }) => {}
                 Some(_) => return Err(Error::system("unexpected first word from the shim").into()),
                 None => {
@@ -423,16 +425,18 @@ impl StartError {
                     LaunchFailureKind::NotFound => (127, ErrorKind::InvalidParameter),
                     LaunchFailureKind::NotExecutable => (126, ErrorKind::InvalidParameter),
                     LaunchFailureKind::Invalid => (128, ErrorKind::InvalidParameter),
-                    LaunchFailureKind::System => (128, ErrorKind::System),
+                    LaunchFailureKind::System | LaunchFailureKind::Log => (128, ErrorKind::System),
                 };
-                let text = if failure.kind == LaunchFailureKind::Invalid {
-                    failure.message
-                } else {
-                    format!(
+                let message = failure.message;
+                let text = match failure.kind {
+                    LaunchFailureKind::Invalid => message,
+                    LaunchFailureKind::Log => {
+                        format!("failed to create task for container: {message}")
+                    }
+                    _ => format!(
                         "failed to create task for container: failed to create shim task: OCI runtime create failed: \
-                         runc create failed: unable to start container process: {}",
-                        failure.message
-                    )
+                         runc create failed: unable to start container process: {message}"
+                    ),
                 };
                 (code, Error::new(kind, text))
             }

@@ -117,7 +117,8 @@ fn unseen(failure: LaunchFailure) -> Failure {
             LaunchFailureKind::Invalid => FailureKind::Invalid,
             LaunchFailureKind::NotFound
             | LaunchFailureKind::NotExecutable
-            | LaunchFailureKind::System => FailureKind::System,
+            | LaunchFailureKind::System
+            | LaunchFailureKind::Log => FailureKind::System,
         },
         message: failure.message,
     }

@@ -223,6 +223,11 @@ impl JsonFile {
         }
     }
 
+    /// True while output cannot be written.
+    pub fn failing(&self) -> bool {
+        self.trouble.failing
+    }
+
     /// Trouble to report, once each time it begins or ends.
     pub fn take_warning(&mut self) -> Option<String> {
         self.trouble.warning.take()

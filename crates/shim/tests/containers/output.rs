@@ -265,16 +265,9 @@ fn a_slow_client_gets_everything(zygote: &Zygote) {
 
 fn log_is_rotated_and_packed(zygote: &Zygote) {
     let sandbox = Sandbox::script("seq 1 100000").with(|request| {
-        let LogPlan::JsonFile {
-            max_size,
-            max_file,
-            compress,
-            ..
-        } = &mut request.log
-        else {
-            return;
-        };
-        (*max_size, *max_file, *compress) = (1 << 20, 20, true);
+        if let Some(file) = &mut request.log.file {
+            (file.max_size, file.max_file, file.compress) = (1 << 20, 20, true);
+        }
     });
     let daemon = sandbox.start(zygote);
     assert_eq!(daemon.finish(&sandbox).code, 0);

@@ -105,12 +105,15 @@ impl Sandbox {
         let request = LaunchRequest {
             plan: plan(&id, &directory, script),
             run_dir: directory.join("run"),
-            log: LogPlan::JsonFile {
-                path: directory.join("log"),
-                max_size: 0,
-                max_file: 1,
-                compress: false,
-                attrs: String::new(),
+            log: LogPlan {
+                file: Some(FilePlan {
+                    path: directory.join("log"),
+                    max_size: 0,
+                    max_file: 1,
+                    compress: false,
+                    attrs: String::new(),
+                }),
+                remote: None,
             },
             stdin_once: false,
             attach: Vec::new(),

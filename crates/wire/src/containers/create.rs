@@ -2,6 +2,7 @@
 //! in dockerd's words. What needs the image, other containers or the disk is the engine's to check.
 
 mod adapt;
+mod log;
 mod mounts;
 pub(crate) mod network;
 mod platform;
@@ -256,7 +257,7 @@ pub fn convert(body: CreateBody, context: &Context<'_>) -> Result<Accepted> {
         resources::Purpose::Create,
     )?);
     validate::host_config(&host)?;
-    validate::log_driver(&host, adapt::default_log_driver(context.config))?;
+    log::check(&host, adapt::default_log_driver(context.config))?;
     warnings.extend(network_warnings);
     warnings.extend(upgrade_warnings);
 

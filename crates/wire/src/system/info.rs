@@ -190,7 +190,7 @@ fn view(info: SystemInfo, config: &DaemonConfig, version: ApiVersion, tasks: usi
         // By this clients know that image ids are manifest digests.
         driver_status: json!([["driver-type", "io.containerd.snapshotter.v1"]]),
         plugins: json!({
-            "Volume": ["local"], "Network": bridges, "Authorization": null, "Log": ["json-file", "none"],
+            "Volume": ["local"], "Network": bridges, "Authorization": null, "Log": ["journald", "json-file", "local", "syslog"],
         }),
         memory_limit: info.memory_limit,
         swap_limit: info.swap_limit,

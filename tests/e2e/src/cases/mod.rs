@@ -8,6 +8,7 @@ mod chaos;
 mod commit;
 mod copy;
 mod daemon;
+mod drivers;
 mod events;
 mod exec;
 mod health;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Case> {
         restart::list(),
         logs::list(),
         copy::list(),
+        drivers::list(),
         attach::list(),
         exec::list(),
         wait::list(),

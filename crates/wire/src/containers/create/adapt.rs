@@ -58,8 +58,9 @@ pub fn fill_in(host: &mut HostConfig, context: &Context<'_>) {
         default_driver.clone_into(&mut log.r#type);
     }
     let options = log.config.get_or_insert_default();
-    if log.r#type == default_driver {
-        for (name, value) in &config.default_log_options {
+    for (name, value) in &config.default_log_options {
+        // How a copy is kept of what goes elsewhere is the same for all drivers.
+        if log.r#type == default_driver || (name.starts_with("cache-") && log.r#type != "none") {
             options.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }

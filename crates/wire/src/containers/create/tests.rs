@@ -186,6 +186,7 @@ fn snapshot(accepted: &Accepted, seen: &Value) -> Snapshot {
         exec_ids: Vec::new(),
         paths: longshore_engine::container::snapshot::Paths {
             log: text(&seen["LogPath"]),
+            kept: String::new(),
             hosts: text(&seen["HostsPath"]),
             hostname: text(&seen["HostnamePath"]),
             resolv_conf: text(&seen["ResolvConfPath"]),
