@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 pub mod api;
 pub mod container;
+mod distribution;
 mod events;
 mod filter;
 mod image;
@@ -27,6 +28,7 @@ mod names;
 mod network;
 mod open;
 mod pull;
+mod push;
 pub mod stats;
 pub mod stdio;
 mod system;
@@ -34,9 +36,11 @@ mod volume;
 mod volume_use;
 
 pub use container::security::{MASKED_PATHS, READONLY_PATHS};
+pub use distribution::Distribution;
 pub use image::{Commit, ImportRequest, Progress, SavedImages};
 pub use longshore_registry::{Credentials, Login};
 pub use pull::{Detail, Line, Lines, PullRequest};
+pub use push::PushRequest;
 
 pub use api::DiskUsage;
 

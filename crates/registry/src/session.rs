@@ -393,6 +393,10 @@ impl Session {
                     return Ok(reply);
                 }
                 Ok(reply) if reply.status == StatusCode::NOT_FOUND => {
+                    if endpoint.mirror_of.is_none() {
+                        // It speaks, and says no: pushes go there, by this scheme.
+                        self.prefer(at);
+                    }
                     reply.discard().await;
                     Failure::NotFound(self.name.clone())
                 }

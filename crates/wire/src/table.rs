@@ -84,10 +84,10 @@ static IMAGES: &[Route] = &[
     on!(POST "/images/load", 24, images::load),
     on!(POST "/images/create", 24, images::create),
     on!(POST "/images/prune", 25, images::prune),
-    not_yet!(POST "/images/{name:.*}/push", 24),
+    on!(POST "/images/{name:.*}/push", 24, images::push),
     on!(POST "/images/{name:.*}/tag", 24, images::tag),
     on!(DELETE "/images/{name:.*}", 24, images::remove),
-    not_yet!(GET "/distribution/{name:.*}/json", 30),
+    on!(GET "/distribution/{name:.*}/json", 30, images::distribution),
     on!(POST "/commit", 24, images::commit),
 ];
 

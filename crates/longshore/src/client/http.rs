@@ -209,6 +209,15 @@ impl Client {
         refuse_errors(self.send(request).await?).await
     }
 
+    /// `POST path` without a body, with credentials for a registry (the value of `X-Registry-Auth`).
+    pub async fn transfer(&self, path: &str, auth: &str) -> Done<Response<Incoming>> {
+        let path = self.versioned(path).await?;
+        let mut request = self.request(Method::POST, &path, None, whole(Vec::new()), false)?;
+        let value = header::HeaderValue::from_str(auth).map_err(Failure::new)?;
+        request.headers_mut().insert("x-registry-auth", value);
+        refuse_errors(self.send(request).await?).await
+    }
+
     /// `POST path` with a body that comes piece by piece.
     pub async fn upload(
         &self,

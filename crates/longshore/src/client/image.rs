@@ -4,7 +4,7 @@ use std::{io::Read, path::Path};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::{Method, Response, body::Incoming};
+use hyper::{Response, body::Incoming};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -61,8 +61,9 @@ async fn pull_to(
         None => split_tag(&full),
     };
     let options = query(&[("fromImage", name), ("platform", platform), ("tag", tag)]);
+    let auth = super::auth::for_reference(&full);
     let response = client
-        .stream(Method::POST, &format!("/images/create{options}"), None)
+        .transfer(&format!("/images/create{options}"), &auth)
         .await?;
     progress(response, &|text| {
         if !quiet {
@@ -88,6 +89,52 @@ pub async fn pull(client: &Client, parsed: &Parsed) -> Done {
     )
     .await?;
     emit(format!("{}\n", with_tag(reference)));
+    Ok(())
+}
+
+/// `push`
+pub async fn push(client: &Client, parsed: &Parsed) -> Done {
+    let reference = parsed.arguments.first().map_or("", String::as_str);
+    let (all, quiet) = (parsed.on("all-tags"), parsed.on("quiet"));
+    let (name, tag) = split_tag(reference);
+    if all && !tag.is_empty() {
+        return Err(Failure::new("tag can't be used with --all-tags/-a"));
+    }
+    let tag = match tag {
+        "" if all => "",
+        "" => {
+            if !quiet {
+                emit("Using default tag: latest\n");
+            }
+            "latest"
+        }
+        tag => tag,
+    };
+    let platform = match parsed
+        .text_or_empty("platform")
+        .split('/')
+        .collect::<Vec<_>>()[..]
+    {
+        [os, architecture] => json!({"os": os, "architecture": architecture}).to_string(),
+        [os, architecture, variant] => {
+            json!({"os": os, "architecture": architecture, "variant": variant}).to_string()
+        }
+        _ => String::new(),
+    };
+    let options = query(&[("platform", &platform), ("tag", tag)]);
+    let auth = super::auth::for_reference(name);
+    let response = client
+        .transfer(&format!("/images/{}/push{options}", path(name)), &auth)
+        .await?;
+    progress(response, &|text| {
+        if !quiet {
+            emit(text);
+        }
+    })
+    .await?;
+    if quiet {
+        emit(format!("{}\n", with_tag(reference)));
+    }
     Ok(())
 }
 

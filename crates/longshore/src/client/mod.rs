@@ -2,6 +2,7 @@
 //! only by its socket.
 
 mod attached;
+mod auth;
 mod create;
 mod create_flags;
 mod failure;

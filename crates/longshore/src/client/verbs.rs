@@ -34,10 +34,18 @@ impl Verb {
             || (self.name() == name
                 && match group {
                     "system" => matches!(name, "events" | "info"),
-                    "image" => matches!(name, "pull" | "load" | "tag"),
+                    "image" => matches!(name, "pull" | "push" | "load" | "tag"),
                     _ => !matches!(
                         name,
-                        "images" | "rmi" | "pull" | "load" | "tag" | "events" | "info" | "version"
+                        "images"
+                            | "rmi"
+                            | "pull"
+                            | "push"
+                            | "load"
+                            | "tag"
+                            | "events"
+                            | "info"
+                            | "version"
                     ),
                 })
     }
@@ -217,6 +225,16 @@ const PULL: &[Flag] = &[
     switch("quiet", "Suppress verbose output").short('q'),
 ];
 
+const PUSH: &[Flag] = &[
+    switch("all-tags", "Push all tags of an image to the repository").short('a'),
+    text(
+        "platform",
+        "string",
+        "Push a platform-specific manifest as a single-platform image to the registry",
+    ),
+    switch("quiet", "Suppress verbose output").short('q'),
+];
+
 /// A verb with flags and arguments in any order.
 macro_rules! verb {
     ($usage:literal, $about:literal, $flags:expr, $arguments:expr, $aliases:expr, $act:path) => {
@@ -383,6 +401,14 @@ pub const VERBS: &[Verb] = &[
         (1, 1),
         &[],
         image::pull
+    ),
+    verb!(
+        "push [OPTIONS] NAME[:TAG]",
+        "Upload an image to a registry",
+        PUSH,
+        (1, 1),
+        &[],
+        image::push
     ),
     verb!(
         "load [OPTIONS]",

@@ -18,3 +18,4 @@ pub(crate) use remove::{prune, remove, tag};
 pub(crate) use save::{save, save_named};
 pub(crate) use search::search;
 pub(crate) use summary::list;
+pub(crate) use transfer::{distribution, push};

@@ -1,13 +1,14 @@
 //! Pull and push: progress lines while content moves, and what a registry says about an image.
 
-use longshore_engine::{Detail, Engine, Line, Lines, PullRequest};
-use longshore_model::{Reference, Result};
+use longshore_engine::{Detail, Engine, Line, Lines, PullRequest, PushRequest};
+use longshore_model::{Error, Reference, Result};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::auth::credentials;
+use super::auth::{AuthConfig, credentials};
 use crate::{
-    request::Request,
+    json,
+    request::{JSON_LIMIT, Request},
     response::{JSON, Response},
 };
 
@@ -167,6 +168,87 @@ pub(super) async fn pull(request: Request) -> Result<Response> {
         own.pull_image(pull, &lines).await
     })
     .await
+}
+
+/// `POST /images/{name}/push`
+pub(crate) async fn push(mut request: Request) -> Result<Response> {
+    let header = request.header("x-registry-auth");
+    let credentials = if header.is_empty() {
+        // The old way: credentials are the body.
+        let body = request.body.collect(JSON_LIMIT).await?;
+        let config = match body.trim_ascii() {
+            b"" => AuthConfig::default(),
+            text => json::from_text(text).map_err(|why| {
+                Error::invalid(format!(
+                    "bad parameters and missing X-Registry-Auth: invalid X-Registry-Auth header: {why}"
+                ))
+            })?,
+        };
+        config.into()
+    } else {
+        credentials(header).unwrap_or_default()
+    };
+    let mut reference = Reference::parse(request.name())?;
+    let tag = request.query.get("tag");
+    if !tag.is_empty() {
+        reference = reference.with_tag(tag)?;
+    }
+    let push = PushRequest {
+        reference,
+        platform: platform(request.query.get("platform"))?,
+        credentials,
+    };
+    let engine = request.engine;
+    let own = engine.clone();
+    answer(engine, move |lines| async move {
+        own.push_image(push, &lines).await
+    })
+    .await
+}
+
+/// A platform as JSON (`{"os":"linux","architecture":"arm64"}`), as this endpoint has it.
+fn platform(text: &str) -> Result<Option<String>> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Wanted {
+        os: String,
+        architecture: String,
+        variant: String,
+    }
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bad = |why: String| Error::invalid(format!("failed to parse platform: {why}"));
+    let wanted: Wanted = json::from_text(text.as_bytes()).map_err(bad)?;
+    if wanted.os.is_empty() || wanted.architecture.is_empty() {
+        return Err(bad("os and architecture are required".to_owned()));
+    }
+    let mut text = format!("{}/{}", wanted.os, wanted.architecture);
+    if !wanted.variant.is_empty() {
+        text.push('/');
+        text.push_str(&wanted.variant);
+    }
+    Ok(Some(text))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    descriptor: serde_json::Value,
+    platforms: Option<serde_json::Value>,
+}
+
+/// `GET /distribution/{name}/json`
+pub(crate) async fn distribution(request: Request) -> Result<Response> {
+    let reference = Reference::parse(request.name())?.or_latest();
+    let credentials = credentials(request.header("x-registry-auth")).unwrap_or_default();
+    let found = request.engine.distribution(&reference, credentials).await?;
+    Ok(Response::ok(&Inspected {
+        descriptor: serde_json::json!(found.descriptor),
+        platforms: found
+            .platforms
+            .map(|platforms| serde_json::json!(platforms)),
+    }))
 }
 
 /// A reference of a name and what may be a tag or a digest.
