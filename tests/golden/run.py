@@ -19,7 +19,7 @@ spec = importlib.util.spec_from_file_location("wire", ROOT / "tests/tools/wire.p
 wire = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(wire)
 
-SCENARIOS = ["01-seed-curl", "02-cli-run", "03a-lifecycle", "04-cli-exec", "07-cli-volumes"]
+SCENARIOS = ["01-seed-curl", "02-cli-run", "03a-lifecycle", "04-cli-exec", "06-cli-networks", "07-cli-volumes"]
 OUTPUTS = ["02-cli-run", "04-cli-exec"]  # what containers see and users read is compared line by line
 
 

@@ -1,6 +1,7 @@
 //! Opening an engine: store, network, zygote, then the containers that were there before.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -74,7 +75,8 @@ fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> 
         ip_forward: config.bridge.ip_forward,
         default_ip: config.bridge.default_ip,
         pools: address_pools(&config, &id),
-        on_repair: Box::new(|what| tracing::warn!("firewall rules repaired: {what}")),
+        on_repair: Box::new(|what| tracing::warn!("firewall: {what}")),
+        on_repaired: repaired(&id, &config.bridge.name, &store, &hub),
     })?;
     let bridge = network::bridge(&manager, &config.bridge)?;
     let whole = report.moved_aside.is_none() && report.quarantined.is_empty();
@@ -126,6 +128,42 @@ fn address_pools(config: &DaemonConfig, id: &str) -> Vec<AddressPool> {
         pools.push(local_pool(id));
     }
     pools
+}
+
+/// Says in the events that somebody had changed our firewall rules and that they are whole again.
+fn repaired(
+    id: &str,
+    bridge: &str,
+    store: &Store,
+    hub: &Arc<Hub>,
+) -> Box<dyn Fn(&str) + Send + Sync> {
+    let (id, table, store, hub) = (
+        id.to_owned(),
+        table_name(bridge),
+        store.clone(),
+        hub.clone(),
+    );
+    Box::new(move |why| {
+        let attributes = BTreeMap::from([
+            ("name".to_owned(), crate::system::hostname()),
+            ("reason".to_owned(), why.to_owned()),
+            ("table".to_owned(), table.clone()),
+        ]);
+        let mut batch = Batch::new();
+        batch.event(crate::events::event(
+            "daemon",
+            "firewall-repair",
+            &id,
+            attributes,
+        ));
+        let hub = hub.clone();
+        let publish = move |result: Result<Vec<Event>>| {
+            if let Ok(events) = result {
+                hub.publish(&events);
+            }
+        };
+        store.submit(batch, Durability::Survives, Box::new(publish));
+    })
 }
 
 /// One table an engine, named by its bridge, so that engines run side by side.

@@ -39,6 +39,8 @@ pub struct ManagerConfig {
     /// Told when rules had to be repaired, and other things the operator should know, from whatever thread. It must not call
     /// the manager.
     pub on_repair: Box<dyn Fn(&str) + Send + Sync>,
+    /// Told, after `on_repair`, when our table was written anew because somebody had changed it, and why. The same holds.
+    pub on_repaired: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 /// What a container wants of an endpoint.
@@ -497,7 +499,10 @@ impl Manager {
         };
         let name = &self.config.name;
         match outcome {
-            Ok(()) => (self.config.on_repair)(&format!("nftables table {name} repaired: {why}")),
+            Ok(()) => {
+                (self.config.on_repair)(&format!("nftables table {name} repaired: {why}"));
+                (self.config.on_repaired)(why);
+            }
             Err(error) => (self.config.on_repair)(&format!(
                 "nftables table {name} cannot be repaired: {error}"
             )),
@@ -512,6 +517,7 @@ impl Manager {
             state.closed = true;
             if remove_all {
                 state.installed = false;
+                state.nft.remove_hook();
                 if let Err(error) = state.nft.remove() {
                     (self.config.on_repair)(&rules_failed(error).message);
                 }

@@ -237,6 +237,11 @@ fn reserve(proto: Protocol, address: IpAddr, number: u16) -> Result<Option<Owned
         Ok(socket) => Ok(Some(socket)),
         // No SCTP in this kernel: the rules work without.
         Err(Errno::PROTONOSUPPORT | Errno::SOCKTNOSUPPORT) if proto == Protocol::Sctp => Ok(None),
+        // In the words for a port of another container, which clients look for, and those for a process of the host.
+        Err(error @ Errno::ADDRINUSE) => Err(Error::system(format!(
+            "Bind for {address}:{number} failed: port is already allocated: failed to bind host port {target}/{proto}: {}",
+            go_errno(&error.into())
+        ))),
         Err(error) => Err(Error::system(format!(
             "failed to bind host port {target}/{proto}: {}",
             go_errno(&error.into())

@@ -89,6 +89,8 @@ impl State {
         let ruleset = self.ruleset();
         self.nft.replace(&ruleset)?;
         self.installed = true;
+        // Without it users only lack a place for rules of their own.
+        let _ = self.nft.ensure_hook();
         // What another's firewall does must not stop us.
         let _ = self.ensure_passes();
         Ok(())

@@ -74,11 +74,11 @@ fn conflicts_have_dockers_texts() {
     });
     assert_eq!(
         publish_error(&lab, &second, &[tcp(9090)]),
-        "failed to bind host port 0.0.0.0:9090/tcp: address already in use"
+        "Bind for 0.0.0.0:9090 failed: port is already allocated: failed to bind host port 0.0.0.0:9090/tcp: address already in use"
     );
     assert_eq!(
         publish_error(&lab, &second, &[binding(Protocol::Udp, 53, 9091)]),
-        "failed to bind host port [::]:9091/udp: address already in use"
+        "Bind for :::9091 failed: port is already allocated: failed to bind host port [::]:9091/udp: address already in use"
     );
     drop((listener, socket));
 

@@ -93,6 +93,13 @@ fn inside(words: &[&str]) -> Outcome<Command> {
     Ok(command)
 }
 
+/// Runs a command on the outside host.
+pub fn run(words: &[&str]) -> Outcome<Output> {
+    let pid = keeper()?.to_string();
+    let mut command = Command::new("nsenter");
+    Ok(command.args(["-t", &pid, "-n"]).args(words).output()?)
+}
+
 /// Runs a probe on the outside host.
 pub fn probe(words: &[&str]) -> Outcome<Output> {
     Ok(inside(words)?.output()?)

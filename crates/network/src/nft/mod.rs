@@ -91,6 +91,42 @@ impl Nft {
         self.commit(batch)
     }
 
+    /// Makes the table and chain that users may fill, beside ours and never written by us otherwise: what is dropped there is
+    /// dropped before our rules are asked.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn ensure_hook(&mut self) -> Result<(), netlink::Error> {
+        let table = self.hook_table();
+        let mut batch = begin();
+        start(&mut batch, message::NEW_TABLE, flags::CREATE).string(NFTA_TABLE, &table);
+        rules::hook().write(start(&mut batch, message::NEW_CHAIN, flags::CREATE), &table);
+        end(&mut batch);
+        self.socket.transact(&mut batch)
+    }
+
+    /// Removes the users' table, unless somebody has put something into it.
+    pub fn remove_hook(&mut self) {
+        let table = self.hook_table();
+        let mut rules = 0;
+        let mut batch = Batch::new();
+        start(&mut batch, message::GET_RULE, flags::DUMP).string(NFTA_TABLE, &table);
+        let listed = self
+            .socket
+            .dump(&mut batch, |m| rules += usize::from(table_of(m) == table));
+        if listed.is_ok() && rules == 0 {
+            let mut batch = begin();
+            start(&mut batch, message::DEL_TABLE, 0).string(NFTA_TABLE, &table);
+            // It may hold sets of the user's, or be gone already.
+            end(&mut batch);
+            let _ = self.socket.transact(&mut batch);
+        }
+    }
+
+    fn hook_table(&self) -> String {
+        format!("{}-user", self.table)
+    }
+
     /// Whether our table has this chain.
     pub fn has_chain(&mut self, chain: &str) -> bool {
         let mut batch = Batch::new();

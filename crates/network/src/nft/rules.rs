@@ -278,6 +278,15 @@ fn chains(guards: [bool; 2]) -> Vec<Chain> {
     chains
 }
 
+/// The chain for the user's own rules, in a table of its own: `forward`, before every filter of ours.
+pub fn hook() -> Chain {
+    const FORWARDING: u32 = 2;
+    Chain {
+        name: "forward",
+        hook: Some(("filter", FORWARDING, -5)),
+    }
+}
+
 fn loopback() -> Subnet {
     Subnet {
         address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)),

@@ -204,6 +204,7 @@ pub fn config(name: &str, told: &Arc<Mutex<Vec<String>>>) -> ManagerConfig {
         default_ip: None,
         pools: longshore_network::default_pools(),
         on_repair: Box::new(move |text| told.lock().unwrap().push(text.to_owned())),
+        on_repaired: Box::new(|_| {}),
     }
 }
 

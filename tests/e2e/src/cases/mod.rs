@@ -11,6 +11,7 @@ mod daemon;
 mod drivers;
 mod events;
 mod exec;
+mod firewall;
 mod health;
 mod images;
 mod images_rules;
@@ -84,6 +85,7 @@ pub fn all() -> Vec<Case> {
         namespaces::list(),
         network::list(),
         networks::list(),
+        firewall::list(),
         pause::list(),
         ports::list(),
         badinput::list(),

@@ -40,17 +40,17 @@ pub(super) fn make(ctx: &Ctx, suffix: &str, body: &Value) -> Outcome<String> {
 }
 
 /// A body that puts a container onto this network.
-fn on(network: &str, more: &Value) -> Value {
+pub(super) fn on(network: &str, more: &Value) -> Value {
     let mut body = json!({"Cmd": ["sleep", "600"], "HostConfig": {"NetworkMode": network}});
     crate::context::merge(&mut body, more);
     body
 }
 
-fn endpoint(ctx: &Ctx, id: &str, network: &str) -> Outcome<Value> {
+pub(super) fn endpoint(ctx: &Ctx, id: &str, network: &str) -> Outcome<Value> {
     Ok(ctx.inspect(id)?["NetworkSettings"]["Networks"][network].clone())
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
