@@ -72,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) volume_uses: volume_use::VolumeUses,
     pub(crate) networks: network::Networks,
     pub(crate) network: Arc<Manager>,
+    pub(crate) dns: longshore_network::dns::Resolver,
     pub(crate) bridge: Option<Bridge>,
     pub(crate) filters: security::Filters,
     pub(crate) facts: system::Facts,

@@ -94,6 +94,7 @@ fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> 
         volume_uses: crate::volume_use::VolumeUses::default(),
         networks,
         network: manager,
+        dns: longshore_network::dns::Resolver::new()?,
         bridge,
         filters: security::Filters::default(),
         facts: Facts::read(),

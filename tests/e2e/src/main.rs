@@ -4,6 +4,7 @@
 
 mod cases;
 mod context;
+mod dns;
 mod host;
 mod images;
 mod outside;
@@ -11,7 +12,11 @@ mod probe;
 mod runner;
 mod websocket;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -64,6 +69,28 @@ enum Probe {
     },
     /// Prints the user ids that this process has.
     Ids,
+    /// Asks a name server.
+    Dns {
+        name: String,
+        #[arg(default_value = "A")]
+        kind: String,
+        #[arg(long, default_value = "127.0.0.11:53")]
+        server: SocketAddr,
+        #[arg(long)]
+        tcp: bool,
+    },
+    /// Is a name server that gives every name the same address.
+    DnsServe { answer: Ipv4Addr },
+    /// Asks a name server as often as it can; prints how many were answered a second, and how many were not.
+    DnsLoad {
+        name: String,
+        #[arg(long, default_value = "127.0.0.11:53")]
+        server: SocketAddr,
+        #[arg(long, default_value_t = 2)]
+        seconds: u64,
+        #[arg(long, default_value_t = 4)]
+        threads: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -77,6 +104,19 @@ fn main() -> ExitCode {
             port,
         }) => probe::ask(protocol, address, *port),
         Some(Probe::Ids) => probe::ids(),
+        Some(Probe::Dns {
+            name,
+            kind,
+            server,
+            tcp,
+        }) => dns::ask(name, kind, *server, *tcp),
+        Some(Probe::DnsServe { answer }) => dns::serve(*answer),
+        Some(Probe::DnsLoad {
+            name,
+            server,
+            seconds,
+            threads,
+        }) => dns::load(name, *server, *seconds, *threads),
         None => host::run(&args),
     };
     match result {

@@ -10,7 +10,7 @@ use longshore_network::{
     resolv::{self, Mode, Overrides},
 };
 
-use super::{networking::Plugged, record::Definition, spec::NetworkMode};
+use super::{dns, networking::Plugged, record::Definition, spec::NetworkMode};
 use crate::Inner;
 
 /// Writes them anew for a run. A container that joins another's network uses the other's files.
@@ -47,32 +47,70 @@ pub(crate) fn write(engine: &Inner, definition: &Definition, plugged: &[Plugged]
         })
     };
     put(&definition.paths.hosts, &content)?;
-    let config = &engine.config;
-    let choose = |own: &Vec<String>, default: &Vec<String>| {
-        if own.is_empty() {
-            default.clone()
-        } else {
-            own.clone()
-        }
-    };
     let mode = if host_network {
         Mode::Host
+    } else if dns::served(plugged) {
+        Mode::Embedded
     } else {
         Mode::Legacy {
             ipv6: plugged.iter().any(|p| p.endpoint.ip6.is_some()),
         }
     };
+    put(
+        &definition.paths.resolv_conf,
+        &resolv_conf(engine, definition, mode),
+    )
+}
+
+/// What the user says about name servers, or else the daemon's settings.
+pub(super) struct NameServers<'a> {
+    nameservers: &'a [String],
+    search: &'a [String],
+    options: &'a [String],
+}
+
+impl NameServers<'_> {
+    pub(super) fn overrides(&self) -> Overrides<'_> {
+        Overrides {
+            nameservers: self.nameservers,
+            search: self.search,
+            options: self.options,
+        }
+    }
+}
+
+pub(super) fn name_servers<'a>(engine: &'a Inner, definition: &'a Definition) -> NameServers<'a> {
+    fn choose<'a>(own: &'a [String], default: &'a [String]) -> &'a [String] {
+        if own.is_empty() { default } else { own }
+    }
+    let (own, config) = (&definition.spec.network, &engine.config);
+    NameServers {
+        nameservers: choose(&own.dns, &config.dns),
+        search: choose(&own.dns_search, &config.dns_search),
+        options: choose(&own.dns_options, &config.dns_options),
+    }
+}
+
+fn resolv_conf(engine: &Inner, definition: &Definition, mode: Mode) -> String {
     let (path, host) = resolv::host_file(mode);
-    let content = resolv::resolv_conf(
-        (path, &host),
-        &Overrides {
-            nameservers: &choose(&spec.network.dns, &config.dns),
-            search: &choose(&spec.network.dns_search, &config.dns_search),
-            options: &choose(&spec.network.dns_options, &config.dns_options),
-        },
-        mode,
-    );
-    put(&definition.paths.resolv_conf, &content)
+    let own = name_servers(engine, definition);
+    resolv::resolv_conf((path, &host), &own.overrides(), mode)
+}
+
+/// A running container gets the engine's name server: its resolv.conf says so, unless somebody has edited it.
+pub(super) fn use_name_server(engine: &Inner, definition: &Definition) {
+    let path = &definition.paths.resolv_conf;
+    let Ok(now) = std::fs::read_to_string(path) else {
+        return;
+    };
+    let ours = [false, true]
+        .map(|ipv6| resolv_conf(engine, definition, Mode::Legacy { ipv6 }))
+        .contains(&now);
+    let embedded = resolv_conf(engine, definition, Mode::Embedded);
+    // In place: the file is mounted in the container.
+    if ours && let Err(error) = std::fs::write(path, embedded) {
+        tracing::error!(container = %definition.id, "write {path}: {error}");
+    }
 }
 
 /// Adds the addresses of an endpoint to the /etc/hosts of a running container.

@@ -6,6 +6,7 @@ pub mod archive;
 mod attach;
 mod comeback;
 mod create;
+pub(crate) mod dns;
 pub(crate) mod exec;
 mod files;
 mod gate;

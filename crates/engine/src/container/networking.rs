@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     actor::Actor,
+    dns,
     phase::Phase,
     record::{Definition, RUN_SUFFIX, RunRecord},
     snapshot::EndpointState,
@@ -263,6 +264,7 @@ impl Actor {
         if plugged.is_empty() {
             return events;
         }
+        dns::leave(&self.engine, &self.definition.id, &plugged);
         let donor = self.is_donor();
         if donor || !ports.is_empty() {
             let engine = self.engine.clone();
@@ -424,12 +426,14 @@ impl Actor {
         let definition = self.definition.clone();
         let (engine, endpoint) = (self.engine.clone(), endpoint.clone());
         let has_ports = !self.run.ports.is_empty();
+        let (plugged, was_served) = (self.run.endpoints.clone(), dns::served(&others));
         let published = crate::blocking(move || {
             engine.network.plug(netns.as_fd(), &endpoint)?;
             let follow = || -> Result<Option<Vec<PublishedPort>>> {
                 if reroute {
                     engine.network.set_gateways(netns.as_fd(), &routes)?;
                 }
+                dns::follow(&engine, &definition, &plugged, was_served, netns.as_fd())?;
                 move_front(
                     &engine,
                     &definition,
@@ -440,6 +444,8 @@ impl Actor {
             };
             let followed = follow();
             if followed.is_err() {
+                let gone = plugged.iter().filter(|p| p.endpoint == endpoint);
+                dns::withdraw(&engine, &definition.id, &gone.cloned().collect::<Vec<_>>());
                 let _ = engine.network.unplug(netns.as_fd(), &endpoint);
             } else {
                 super::files::add_host_lines(&definition, &endpoint);
@@ -496,9 +502,9 @@ impl Actor {
     async fn unplug(&mut self, at: usize) -> Result<()> {
         let netns = self.netns()?;
         let spec = &self.definition.spec.network;
-        let gone = self.run.endpoints[at].endpoint.clone();
         let mut rest = self.run.endpoints.clone();
-        rest.remove(at);
+        let gone = rest.remove(at);
+        let left = rest.clone();
         let routes = default_routes(spec, &rest);
         let reroute = routes != default_routes(spec, &self.run.endpoints);
         let old_front = front(spec, &self.run.endpoints).cloned();
@@ -514,12 +520,14 @@ impl Actor {
                 new_front.as_ref(),
                 has_ports,
             )?;
-            engine.network.unplug(netns.as_fd(), &gone)?;
+            engine.network.unplug(netns.as_fd(), &gone.endpoint)?;
             if reroute {
                 engine.network.set_gateways(netns.as_fd(), &routes)?;
             }
-            engine.network.release(&gone, &[]);
-            super::files::remove_host_lines(&definition, &gone);
+            engine.network.release(&gone.endpoint, &[]);
+            super::files::remove_host_lines(&definition, &gone.endpoint);
+            dns::withdraw(&engine, &definition.id, std::slice::from_ref(&gone));
+            dns::follow(&engine, &definition, &left, true, netns.as_fd())?;
             Ok(ports)
         })
         .await?;

@@ -302,9 +302,13 @@ async fn adopt_networks(engine: &Arc<Inner>, definition: &Definition, run: &RunR
     }
     let (engine, id) = (engine.clone(), definition.id.clone());
     let (definition, run) = (definition.clone(), run.clone());
-    let completed = crate::blocking(move || networking::complete(&engine, &definition, &run)).await;
+    let completed = crate::blocking(move || {
+        let links = networking::complete(&engine, &definition, &run);
+        super::dns::take_over(&engine, &definition, &run).and(links)
+    })
+    .await;
     if let Err(error) = completed {
-        tracing::error!(container = %id, "its links are not complete: {error}");
+        tracing::error!(container = %id, "its networks are not complete: {error}");
     }
 }
 

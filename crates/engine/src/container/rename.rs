@@ -69,6 +69,7 @@ impl Actor {
         let committed = self.commit_batch(batch, Durability::Survives).await;
         if committed.is_ok() {
             self.engine.containers.release_name(&old, &id);
+            super::dns::announce(&self.engine, &self.definition, &self.run.endpoints);
         } else {
             self.engine.containers.release_name(&name, &id);
             self.definition.name = old;

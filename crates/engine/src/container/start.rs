@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use longshore_model::{Error, ErrorKind, Result, Timestamp, id::random_hex, port::PublishedPort};
+use longshore_network::dns::Scope;
 use longshore_shim::protocol::{
     AttachStreams, LaunchFailure, LaunchFailureKind, LaunchRequest, Message, RequestBody,
 };
@@ -12,6 +13,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::{
     actor::{Actor, SHIM_PATIENCE},
+    dns,
     networking::{self, Plugged},
     phase::Phase,
     plan::{self, Joins, Surroundings},
@@ -89,6 +91,7 @@ impl Actor {
     ) -> std::result::Result<(), StartError> {
         self.run.state.phase = Phase::Starting;
         self.run.endpoints.clone_from(&setup.endpoints);
+        dns::announce(&self.engine, &self.definition, &setup.endpoints);
         let work = SetUp {
             engine: self.engine.clone(),
             definition: self.definition.clone(),
@@ -103,12 +106,15 @@ impl Actor {
         let (ports, request) = made?;
         setup.ports = ports;
         intent?;
-        let (request, sockets) = request?;
+        let (request, sockets, scope) = request?;
         let mut link = ShimLink::new(self.engine.launch(&request, sockets)?)?;
         let first = launched(&mut link, slot).await;
         self.link = Some(link);
         let (pid, start_time, pidfd) = first?;
         self.pidfd = Some(pidfd);
+        if let (Some(scope), Some(link)) = (scope, self.link.as_mut()) {
+            dns::serve(&self.engine, &self.definition.id, scope, || link.take_fd())?;
+        }
         self.run.state = super::snapshot::State {
             phase: Phase::Running {
                 pid,
@@ -208,6 +214,7 @@ impl Actor {
         }
         self.waiting.clear();
         if !setup.endpoints.is_empty() {
+            dns::leave(&self.engine, &self.definition.id, &setup.endpoints);
             let (engine, plugged) = (self.engine.clone(), setup.endpoints);
             let _ = crate::blocking(move || {
                 for p in &plugged {
@@ -307,8 +314,8 @@ impl Actor {
     }
 }
 
-/// A request for the zygote, and the sockets that go with it.
-type Launch = (LaunchRequest, Vec<OwnedFd>);
+/// A request for the zygote, the sockets that go with it, and what the name server is to know of the container.
+type Launch = (LaunchRequest, Vec<OwnedFd>, Option<Scope>);
 
 /// The blocking part: ports, files of the container, run directory, plan.
 struct SetUp {
@@ -351,15 +358,19 @@ impl SetUp {
             plugged: &self.endpoints,
             joins: self.joins,
         };
+        let mut plan = plan::build(definition, &around)?;
+        plan.resolver = dns::plan(&self.endpoints);
         let (attach, sockets) = self.clients.into_iter().unzip();
         let request = LaunchRequest {
-            plan: plan::build(definition, &around)?,
+            plan,
             run_dir,
             log: super::logging::plan(definition)?,
             stdin_once: definition.spec.process.stdin_once,
             attach,
         };
-        Ok((request, sockets))
+        let scope =
+            dns::served(&self.endpoints).then(|| dns::scope(engine, definition, &self.endpoints));
+        Ok((request, sockets, scope))
     }
 }
 

@@ -85,6 +85,7 @@ impl Inner {
         let committed = self
             .commit(batch, Durability::Survives, move || {
                 engine.networks.remove(&id);
+                engine.dns.forget(&id);
             })
             .await;
         if let Err(error) = committed {

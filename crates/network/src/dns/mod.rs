@@ -12,6 +12,7 @@ mod stream;
 mod worker;
 
 use std::{
+    collections::HashSet,
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard},
@@ -49,6 +50,8 @@ enum Order {
 pub struct Resolver {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Containers that are served: for all others there is nothing to do.
+    served: Mutex<HashSet<String>>,
 }
 
 impl Resolver {
@@ -70,6 +73,7 @@ impl Resolver {
         Ok(Self {
             shared: Arc::new(make().map_err(|e| Error::io("cannot make an epoll", e))?),
             thread: Mutex::default(),
+            served: Mutex::default(),
         })
     }
 
@@ -79,18 +83,23 @@ impl Resolver {
     /// The thread cannot be started.
     pub fn attach(&self, container: &str, sockets: Sockets, scope: Scope) -> Result<()> {
         self.start().map_err(|e| Error::io("cannot serve DNS", e))?;
+        lock(&self.served).insert(container.to_owned());
         self.order(Order::Attach(container.to_owned(), sockets, scope));
         Ok(())
     }
 
     /// Says what a container sees from now on; one that is not served is left alone.
     pub fn set_scope(&self, container: &str, scope: Scope) {
-        self.order(Order::Scope(container.to_owned(), scope));
+        if lock(&self.served).contains(container) {
+            self.order(Order::Scope(container.to_owned(), scope));
+        }
     }
 
     /// Lets go of a container. Its namespace can only end when this has happened.
     pub fn detach(&self, container: &str) {
-        self.order(Order::Detach(container.to_owned()));
+        if lock(&self.served).remove(container) {
+            self.order(Order::Detach(container.to_owned()));
+        }
     }
 
     /// A container is on a network (id and name), or has other names or addresses there now.

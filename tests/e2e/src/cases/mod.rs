@@ -8,6 +8,7 @@ mod chaos;
 mod commit;
 mod copy;
 mod daemon;
+mod dns;
 mod drivers;
 mod events;
 mod exec;
@@ -86,6 +87,7 @@ pub fn all() -> Vec<Case> {
         network::list(),
         networks::list(),
         firewall::list(),
+        dns::list(),
         pause::list(),
         ports::list(),
         badinput::list(),
