@@ -9,6 +9,7 @@
 //! | `Exec` (+ socket) | `ExecStarted` or `Failed` | `ExecExited`, then the end of the socket |
 //! | `Resize`, `ExecResize`, `ExecSignal` | `Done` or `Failed` | |
 //! | `Release` | nothing: clients get the end of their streams, the shim removes cgroups, socket and itself | |
+//! | | `Oom`, at any time before `Exited` | |
 //! | (connects again to `shim.sock`) | `Hello` | as before |
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -152,6 +153,13 @@ pub enum Message {
         exited: Option<Exit>,
         /// Those that run, and the last ones that have ended.
         execs: Vec<ExecState>,
+        /// As in `Oom`.
+        #[serde(default)]
+        ooms: u64,
+    },
+    /// The container's memory has run out, for the `count`th time.
+    Oom {
+        count: u64,
     },
     /// Carries the sockets of the container's name server (UDP, TCP) if the plan has one, and the pidfd of its first process.
     Started {

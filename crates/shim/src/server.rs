@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_launcher::cgroup::Cgroup;
+use longshore_launcher::cgroup::{Cgroup, OomWatch};
 use longshore_model::Timestamp;
 use longshore_sys::{process::is_alive, signal, signals};
 use rustix::{event::epoll::EventFlags, io::Errno};
@@ -33,6 +33,7 @@ pub(crate) const LOG_TOKEN: Token = Token {
     owner: SHIM,
     part: LOG,
 };
+const OOM: u32 = 4;
 
 /// A cgroup that is still busy is tried again after this, for at most the second.
 const REMOVE_AGAIN: Duration = Duration::from_millis(10);
@@ -70,6 +71,15 @@ struct Leftovers {
     due: Option<(Instant, Instant)>,
 }
 
+/// The container's want of memory.
+#[derive(Default)]
+struct Oom {
+    watch: Option<OomWatch>,
+    wake: Option<Source>,
+    /// How often the daemon was told, whether there was one or not.
+    told: u64,
+}
+
 /// Everything one shim knows.
 pub(crate) struct Server {
     poller: Poller,
@@ -80,6 +90,7 @@ pub(crate) struct Server {
     pub(crate) execs: Execs,
     log: LogSink,
     phase: Phase,
+    oom: Oom,
     leftovers: Leftovers,
     run_dir: PathBuf,
     busy: bool,
@@ -113,6 +124,7 @@ impl Server {
             execs: Execs::default(),
             log: foundation.log,
             phase: Phase::Running,
+            oom: Oom::default(),
             run_dir: foundation.run_dir,
             poller,
             busy: true,
@@ -126,6 +138,7 @@ impl Server {
     pub(crate) fn run(mut self) -> io::Result<()> {
         self.signals.arm(Some(EventFlags::IN))?;
         self.listener.arm(Some(EventFlags::IN))?;
+        self.watch_oom();
         self.settle(Instant::now())?;
         while !self.over() {
             let idle = self.busy.then(|| Instant::now() + IDLE);
@@ -178,6 +191,7 @@ impl Server {
             (SHIM, CONTROL) => self.on_control(),
             (SHIM, LISTENER) => self.on_listener(),
             (SHIM, LOG) => self.log.on_event(flags, now),
+            (SHIM, OOM) => self.on_oom(),
             (SHIM, _) => self.on_signals(now),
             (CONTAINER, part) => {
                 let log = &mut self.log;
@@ -224,6 +238,7 @@ impl Server {
             start_time: container.start_time,
             exited,
             execs: self.execs.states(),
+            ooms: self.oom.told,
         };
         let pidfd = match self.phase {
             Phase::Running => container.pidfd.try_clone().ok(),
@@ -231,6 +246,42 @@ impl Server {
         };
         control.send(&hello, pidfd.into_iter().collect());
         self.control = Some(control);
+    }
+
+    /// After the start, which does not wait for it. Without a watch the end still says whether memory ran out.
+    fn watch_oom(&mut self) {
+        let watch = match self.container.cgroup.watch_oom() {
+            Ok(watch) => watch,
+            Err(error) => {
+                let text = format!("cannot watch the container's memory: {error}");
+                return self.send(&Message::Warning { text });
+            }
+        };
+        let Some(watch) = watch else { return };
+        let token = Token {
+            owner: SHIM,
+            part: OOM,
+        };
+        if let Ok(copy) = watch.as_fd().try_clone_to_owned() {
+            let mut wake = self.poller.source(copy, token);
+            if wake.arm(Some(EventFlags::IN)).is_ok() {
+                self.oom.wake = Some(wake);
+                self.oom.watch = Some(watch);
+            }
+        }
+    }
+
+    fn on_oom(&mut self) {
+        let watch = self.oom.watch.as_mut();
+        if watch.is_some_and(|watch| watch.look(&self.container.cgroup)) {
+            self.tell_oom();
+        }
+    }
+
+    fn tell_oom(&mut self) {
+        self.oom.told += 1;
+        let count = self.oom.told;
+        self.send(&Message::Oom { count });
     }
 
     /// Tells the daemon, if there is one.
@@ -262,6 +313,13 @@ impl Server {
             oom_killed: self.container.cgroup.oom_kills().is_ok_and(|n| n > 0),
             time_nano: Timestamp::now().0,
         };
+        // The news of the end may have overtaken those of its cause.
+        self.on_oom();
+        if exit.oom_killed && self.oom.told == 0 {
+            self.tell_oom();
+        }
+        self.oom.wake = None;
+        self.oom.watch = None;
         if self.container.shares_pids {
             let _ = self.container.cgroup.kill();
         }

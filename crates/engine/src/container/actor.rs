@@ -51,6 +51,10 @@ pub(crate) enum Command {
     Abandon {
         reply: Reply<()>,
     },
+    /// Start with the daemon, as the restart policy says.
+    ComeBack {
+        reply: Reply<()>,
+    },
     /// The user asked for an end: a restart policy stays quiet.
     MarkStopped,
     /// Freezes or thaws all processes.
@@ -283,6 +287,7 @@ impl Actor {
             }
             Command::Signal { signal, log, reply } => answer(reply, self.signal(signal, log).await),
             Command::Abandon { reply } => answer(reply, self.abandon().await),
+            Command::ComeBack { reply } => answer(reply, self.come_back().await),
             Command::MarkStopped => self.mark_stopped().await,
             Command::Pause { paused, reply } => {
                 let result = if paused {
@@ -404,11 +409,26 @@ impl Actor {
                 Some(Pending::Exec(reply)) => answer(reply, Ok(Err(failure.message))),
                 None => {}
             },
+            Message::Oom { count } => self.out_of_memory(count).await,
             Message::Warning { text } => tracing::warn!(container = %self.definition.id, "{text}"),
             Message::Log { text, failing } => self.log_trouble(text, failing).await,
             Message::Started { .. } | Message::LaunchFailed(_) | Message::Hello { .. } => {
                 tracing::warn!(container = %self.definition.id, "unexpected word from the shim");
             }
+        }
+    }
+
+    /// The kernel has killed one of its processes for want of memory, or would have.
+    pub(super) async fn out_of_memory(&mut self, count: u64) {
+        if count <= self.run.ooms || !self.run.state.phase.is_running() {
+            return;
+        }
+        self.run.ooms = count;
+        self.run.state.oom_killed = true;
+        let event = self.event("oom", BTreeMap::new());
+        if let Err(error) = self.commit(vec![event], Durability::Survives).await {
+            tracing::error!(container = %self.definition.id, "oom not recorded: {error}");
+            self.publish();
         }
     }
 
@@ -419,6 +439,7 @@ impl Actor {
         let finished = Timestamp(exit.time_nano.max(started.0.saturating_add(1)));
         self.run.state.phase = self.after_exit(exit.code, finished, started);
         self.run.state.exit_code = exit.code;
+        let told_oom = self.run.ooms > 0;
         self.run.state.oom_killed = exit.oom_killed;
         self.run.state.finished_at = finished;
         self.run.exits += 1;
@@ -427,7 +448,7 @@ impl Actor {
         self.health_stops();
         let mut events = self.give_back().await;
         let seconds = finished.0.saturating_sub(started.0).max(0) / 1_000_000_000;
-        if exit.oom_killed {
+        if exit.oom_killed && !told_oom {
             events.push(self.event("oom", BTreeMap::new()));
         }
         events.push(self.event(

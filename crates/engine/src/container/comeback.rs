@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longshore_model::Timestamp;
+use longshore_model::{ContainerId, Result, Timestamp};
 use longshore_store::Durability;
 use tokio::time::Instant;
 
@@ -63,8 +63,30 @@ impl Actor {
         // Startable again, in the eyes of the phase's rules; nobody sees it before the start has shown itself.
         self.run.state.phase = Phase::Exited;
         self.run.restart_count += 1;
+        let _ = self.start_or_plan().await;
+    }
+
+    /// Starts with the daemon. One that was started meanwhile is fine.
+    pub(super) async fn come_back(&mut self) -> Result<()> {
+        if self.run.state.phase == Phase::Exited {
+            self.start_or_plan().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whoever starts the containers of a new daemon starts this one, too, if it was about to restart.
+    pub(super) fn take_over_restart(&mut self) -> Option<ContainerId> {
+        self.restart_at.take()?;
+        self.last_pause = None;
+        self.run.state.phase = Phase::Exited;
+        self.publish();
+        Some(self.definition.id.clone())
+    }
+
+    async fn start_or_plan(&mut self) -> Result<()> {
         let Err(error) = self.start().await else {
-            return;
+            return Ok(());
         };
         tracing::warn!(container = %self.definition.id, "restart by policy: {error}");
         // What stands in its way may pass (a port, a donor of a namespace): tried again, ever more slowly.
@@ -76,5 +98,6 @@ impl Actor {
             tracing::error!(container = %self.definition.id, "failed restart not recorded: {error}");
             self.publish();
         }
+        Err(error)
     }
 }

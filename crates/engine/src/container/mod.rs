@@ -17,6 +17,7 @@ mod log_values;
 mod logging;
 mod logs;
 pub(crate) mod networking;
+mod order;
 mod orphan;
 mod pause;
 pub mod phase;

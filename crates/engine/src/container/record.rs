@@ -81,6 +81,9 @@ pub(crate) struct RunRecord {
     /// The user stopped it: a restart policy leaves it alone.
     #[serde(default)]
     pub stopped_by_user: bool,
+    /// How often its shim has told of a want of memory in this run.
+    #[serde(default)]
+    pub ooms: u64,
     #[serde(default)]
     pub health: Option<Health>,
     /// New limits are recorded and on their way to the kernel.
@@ -119,6 +122,7 @@ impl RunRecord {
             exits: 0,
             restart_count: 0,
             stopped_by_user: false,
+            ooms: 0,
             health: None,
             updating: false,
             endpoints: Vec::new(),

@@ -20,10 +20,12 @@ use longshore_store::Table;
 use super::{
     actor::{Actor, Alive, Command},
     networking::{self, Plugged},
+    order,
     phase::Phase,
     policy::{self, Ended},
     record::{Definition, RUN_SUFFIX, RunRecord},
     shim_link::ShimLink,
+    snapshot::Snapshot,
 };
 use crate::{Inner, api::RemoveRequest};
 
@@ -61,7 +63,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>) -> Result<()> {
     }
     sweep(engine, known_dirs, known_links).await;
     remove_ended(engine).await;
-    start_again(engine, starting);
+    start_again(engine, &starting);
     Ok(())
 }
 
@@ -76,25 +78,29 @@ fn comes_back(definition: &Definition, run: &RunRecord) -> bool {
     ran && policy::starts_with_daemon(&definition.spec.restart, ended)
 }
 
-/// Starts them one after the other, oldest first, so that those whose namespaces are joined come before who joins them.
-fn start_again(engine: &Arc<Inner>, mut ids: Vec<ContainerId>) {
+/// Starts them, those who are needed before those who need them.
+fn start_again(engine: &Arc<Inner>, ids: &[ContainerId]) {
     let engine = engine.clone();
+    let handles: Vec<_> = ids
+        .iter()
+        .filter_map(|id| engine.containers.find(id.as_str()).ok())
+        .collect();
+    let snapshots: Vec<_> = handles.iter().map(|handle| handle.snapshot()).collect();
+    let all: Vec<&Snapshot> = snapshots.iter().map(AsRef::as_ref).collect();
+    let waves = order::waves(&all);
     tokio::spawn(async move {
-        let created = |id: &ContainerId| {
-            engine
-                .containers
-                .find(id.as_str())
-                .map(|h| h.snapshot().created)
-                .ok()
-        };
-        ids.sort_by_key(created);
-        for id in ids {
-            let Ok(handle) = engine.containers.find(id.as_str()) else {
-                continue;
-            };
-            if let Err(error) = engine.ask(&handle, |reply| Command::Start { reply }).await {
-                tracing::error!(container = %id, "not started with the daemon: {error}");
+        for wave in waves {
+            let mut starting = tokio::task::JoinSet::new();
+            for handle in handles.iter().filter(|h| wave.contains(&h.id)).cloned() {
+                let engine = engine.clone();
+                starting.spawn(async move {
+                    let started = engine.ask(&handle, |reply| Command::ComeBack { reply });
+                    if let Err(error) = started.await {
+                        tracing::error!(container = %handle.id, "not started with the daemon: {error}");
+                    }
+                });
             }
+            while starting.join_next().await.is_some() {}
         }
     });
 }
@@ -185,7 +191,12 @@ async fn read(
 
 /// What start-up found of one container's run.
 enum Found {
-    Alive(ShimLink, OwnedFd, Vec<longshore_shim::protocol::ExecState>),
+    Alive(
+        ShimLink,
+        OwnedFd,
+        Vec<longshore_shim::protocol::ExecState>,
+        u64,
+    ),
     Ended(Exit, Option<ShimLink>),
 }
 
@@ -229,7 +240,7 @@ async fn adopt(
     }
     let found = look(engine, &definition, was.pid()).await;
     match (was, found) {
-        (Phase::Running { .. }, Some(Found::Alive(link, pidfd, execs))) => {
+        (Phase::Running { .. }, Some(Found::Alive(link, pidfd, execs, ooms))) => {
             adopt_networks(engine, &definition, &run).await;
             for mount in definition
                 .mounts
@@ -258,13 +269,14 @@ async fn adopt(
                 exec_ids: running,
                 ..Alive::default()
             };
-            Actor::new(engine, definition, run, alive).resume().await;
+            let actor = Actor::new(engine, definition, run, alive);
+            actor.resume(ooms).await;
         }
-        (Phase::Starting, Some(Found::Alive(mut link, pidfd, _))) => {
+        (Phase::Starting, Some(Found::Alive(mut link, pidfd, ..))) => {
             // The client was never told that it runs: undone.
             let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
             let _ = tokio::time::timeout(HELLO_PATIENCE, exit_of(&mut link)).await;
-            half_made(engine, definition, run, Some(link)).await;
+            return half_made(engine, definition, run, Some(link)).await;
         }
         (Phase::Starting, found) => {
             let link = if let Some(Found::Ended(_, link)) = found {
@@ -272,16 +284,18 @@ async fn adopt(
             } else {
                 None
             };
-            half_made(engine, definition, run, link).await;
+            return half_made(engine, definition, run, link).await;
         }
-        (_, Some(Found::Ended(exit, link))) => gone(engine, definition, run, exit, link).await,
+        (_, Some(Found::Ended(exit, link))) => {
+            return gone(engine, definition, run, exit, link).await;
+        }
         (_, None) => {
             let exit = Exit {
                 code: 255,
                 oom_killed: false,
                 time_nano: Timestamp::now().0,
             };
-            gone(engine, definition, run, exit, None).await;
+            return gone(engine, definition, run, exit, None).await;
         }
         (_, Some(Found::Alive(..))) => {}
     }
@@ -327,6 +341,7 @@ async fn look(engine: &Arc<Inner>, definition: &Definition, pid: i32) -> Option<
             start_time,
             exited,
             execs,
+            ooms,
             ..
         }))) = hello
         {
@@ -334,7 +349,7 @@ async fn look(engine: &Arc<Inner>, definition: &Definition, pid: i32) -> Option<
                 return Some(Found::Ended(exit, Some(link)));
             }
             if let Some(pidfd) = link.take_fd().or_else(|| same_process(pid, start_time)) {
-                return Some(Found::Alive(link, pidfd, execs));
+                return Some(Found::Alive(link, pidfd, execs, ooms));
             }
             // It has ended, its last output is being read.
             let end = exit_of(&mut link);
@@ -410,7 +425,7 @@ async fn gone(
     run: RunRecord,
     exit: Exit,
     link: Option<ShimLink>,
-) {
+) -> Option<ContainerId> {
     // Its address and ports are free: nobody has adopted them, and another container may have them by now.
     for p in &run.endpoints {
         // Still there when its namespace lives on in those who joined it.
@@ -419,7 +434,7 @@ async fn gone(
     }
     let mut run = run;
     run.ports.clear();
-    Actor::settle(engine, definition, run, exit, link).await;
+    Actor::settle(engine, definition, run, exit, link).await
 }
 
 /// A start that the daemon's death cut off: all that it made goes, the container is as before.
@@ -428,7 +443,7 @@ async fn half_made(
     definition: Definition,
     mut run: RunRecord,
     link: Option<ShimLink>,
-) {
+) -> Option<ContainerId> {
     if let Some(mut link) = link {
         let _ = link.send(0, RequestBody::Release, Vec::new());
         link.drain(HELLO_PATIENCE).await;
@@ -453,26 +468,31 @@ async fn half_made(
     {
         tracing::error!(container = %definition.id, "{error}");
     }
+    // It was being brought back, perhaps.
+    let again = comes_back(&definition, &run).then(|| definition.id.clone());
     Actor::spawn(engine, definition, run, Alive::default());
+    again
 }
 
 impl Actor {
     /// Starts the actor of a container that runs: what the last daemon had begun with it is finished first.
-    async fn resume(mut self) {
+    async fn resume(mut self, ooms: u64) {
+        self.out_of_memory(ooms).await;
         self.adopt_freeze().await;
         self.finish_update().await;
         self.adopt_health().await;
         self.enter();
     }
 
-    /// Starts the actor of a container whose run has just been found ended.
+    /// Starts the actor of a container whose run has just been found ended. Its id, when its policy brings it back: in its turn,
+    /// not by its own clock.
     async fn settle(
         engine: &Arc<Inner>,
         definition: Definition,
         run: RunRecord,
         exit: Exit,
         link: Option<ShimLink>,
-    ) {
+    ) -> Option<ContainerId> {
         let mut actor = Self::new(
             engine,
             definition,
@@ -483,7 +503,9 @@ impl Actor {
             },
         );
         actor.exited(exit).await;
+        let again = actor.take_over_restart();
         actor.enter();
+        again
     }
 }
 

@@ -128,6 +128,7 @@ impl Actor {
             finished_at: self.run.state.finished_at,
         };
         self.run.starts += 1;
+        self.run.ooms = 0;
         self.health_starts();
         self.run.stopped_by_user = false;
         self.run.networked = true;

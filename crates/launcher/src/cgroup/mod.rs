@@ -5,6 +5,7 @@
 
 mod devices;
 mod layout;
+mod oom;
 mod update;
 pub mod usage;
 mod v1;
@@ -18,6 +19,7 @@ use std::{
 };
 
 pub use layout::{Hierarchy, Layout};
+pub use oom::OomWatch;
 use rustix::fs::{Mode, OFlags};
 
 use crate::plan::CgroupPlan;

@@ -39,6 +39,7 @@ fn a_new_daemon_takes_over(zygote: &Zygote) {
         start_time,
         exited,
         execs,
+        ooms: _,
     } = hello
     else {
         unreachable!()

@@ -14,9 +14,10 @@ pub fn list() -> Vec<Case> {
     [
         cases!("limits", Any;
             memory_is_set, memory_is_enforced, memory_without_swap, cpu_quota, cpu_shares, cpuset, pids_are_set_and_enforced, blkio_weight,
-            cgroups_go_away, cgroup_parent, bad_values, kernel_seen_from_inside, exec_is_inside, oom_event,
+            cgroups_go_away, cgroup_parent, bad_values, kernel_seen_from_inside, exec_is_inside, oom_event, oom_while_it_goes_on,
         )
         .to_vec(),
+        cases!("limits", Daemon; oom_without_a_daemon,).to_vec(),
     ]
     .concat()
 }
@@ -289,4 +290,59 @@ fn oom_event(ctx: &Ctx) -> Outcome {
         )?;
         Ok((events.len() >= 2).then_some(()))
     })
+}
+
+fn oom_events(ctx: &Ctx, id: &str, since: &str) -> Outcome<usize> {
+    let filter = json!({"container": [id], "event": ["oom"]});
+    Ok(ctx.events(since, &crate::context::now(), &filter)?.len())
+}
+
+/// Another process of the container is killed: told at once, and it goes on.
+fn oom_while_it_goes_on(ctx: &Ctx) -> Outcome {
+    let since = crate::context::now();
+    let id = limited(ctx, json!({"Memory": 16_777_216, "MemorySwap": 16_777_216}))?;
+    same!(ctx.inspect(&id)?["State"]["OOMKilled"], false);
+    ctx.exec_sh(&id, EAT)?;
+    until(10, "oom", || {
+        Ok((oom_events(ctx, &id, &since)? > 0).then_some(()))
+    })?;
+    let state = ctx.inspect(&id)?["State"].clone();
+    same!(state["Running"], true);
+    if ctx.api(44) {
+        same!(state["OOMKilled"], true);
+    }
+    let told = oom_events(ctx, &id, &since)?;
+    ctx.kill(&id)?;
+    ctx.wait(&id)?;
+    if ctx.world.binary.is_some() {
+        same!(oom_events(ctx, &id, &since)?, told);
+        same!(ctx.inspect(&id)?["State"]["OOMKilled"], true);
+        ctx.start(&id)?;
+        same!(ctx.inspect(&id)?["State"]["OOMKilled"], false);
+    }
+    Ok(())
+}
+
+fn oom_without_a_daemon(ctx: &Ctx) -> Outcome {
+    let mut own = super::own::Own::start(ctx)?;
+    let script =
+        format!("while :; do if test -e /eat; then rm /eat; ({EAT}); fi; usleep 20000; done");
+    let limits = json!({"Memory": 16_777_216, "MemorySwap": 16_777_216});
+    let id = own.ctx.launch(
+        "c",
+        &json!({"Cmd": ["sh", "-c", script], "HostConfig": limits}),
+    )?;
+    let pid = super::own::pid(&own.ctx, &id)?;
+    let since = crate::context::now();
+    own.engine.kill()?;
+    let file = format!("/proc/{pid}/root/eat");
+    fs::write(&file, "")?;
+    until(10, "the meal", || Ok((!fs::exists(&file)?).then_some(())))?;
+    crate::context::pause(1500);
+    own.engine.launch()?;
+    let state = own.ctx.inspect(&id)?["State"].clone();
+    same!(state["Running"], true);
+    same!(state["OOMKilled"], true);
+    same!(oom_events(&own.ctx, &id, &since)?, 1);
+    own.done()
 }

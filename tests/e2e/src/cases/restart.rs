@@ -1,23 +1,31 @@
 //! Restart policies.
 
+use std::fs;
+
 use e2e::{
     check::{Outcome, until},
     ensure, same,
 };
+use rustix::process::Signal;
 use serde_json::json;
 
+use super::own::{Own, kill};
 use crate::{
     cases::cases,
-    context::{Ctx, pause},
+    context::{Ctx, now, pause},
     runner::Case,
 };
 
 pub fn list() -> Vec<Case> {
-    cases!("restart", Any;
-        on_failure_gives_up, on_failure_is_content_with_success, always_until_stopped, stop_ends_the_pause,
-        removed_while_restarting, events_of_a_restart,
-    )
-    .to_vec()
+    [
+        cases!("restart", Any;
+            on_failure_gives_up, on_failure_is_content_with_success, always_until_stopped, stop_ends_the_pause,
+            removed_while_restarting, events_of_a_restart,
+        )
+        .to_vec(),
+        cases!("restart", Daemon; host_restarts, stop_is_remembered,).to_vec(),
+    ]
+    .concat()
 }
 
 fn policy(name: &str, tries: i64) -> serde_json::Value {
@@ -132,4 +140,114 @@ fn events_of_a_restart(ctx: &Ctx) -> Outcome {
     let actions: Vec<&str> = events.iter().filter_map(|e| e["Action"].as_str()).collect();
     same!(actions, ["create", "start", "die", "start", "die"]);
     Ok(())
+}
+
+/// Ends daemon, shims and containers without a word, and takes away what does not survive a reboot.
+fn lose_power(own: &mut Own, ids: &[String]) -> Outcome {
+    let pids: Vec<i64> = ids
+        .iter()
+        .map(|id| {
+            Ok(own.ctx.inspect(id)?["State"]["Pid"]
+                .as_i64()
+                .unwrap_or_default())
+        })
+        .collect::<Outcome<_>>()?;
+    own.engine.kill()?;
+    for (shim, _) in own.processes() {
+        kill(i64::from(shim), Signal::KILL)?;
+    }
+    for pid in pids.into_iter().filter(|pid| *pid > 0) {
+        let _ = kill(pid, Signal::KILL);
+    }
+    until(10, "everything gone", || {
+        Ok(own.processes().is_empty().then_some(()))
+    })?;
+    for id in ids {
+        for root in [
+            "", "memory/", "cpu/", "cpuacct/", "cpuset/", "pids/", "blkio/", "devices/",
+            "freezer/", "systemd/", "unified/",
+        ] {
+            let group = format!("/sys/fs/cgroup/{root}docker/{id}");
+            if fs::exists(&group)? {
+                fs::remove_dir(group)?;
+            }
+        }
+    }
+    Ok(fs::remove_dir_all(
+        own.engine.setup.root.join("exec/containers"),
+    )?)
+}
+
+fn host_restarts(ctx: &Ctx) -> Outcome {
+    let mut own = Own::start(ctx)?;
+    let service = |name: &str, depends_on: &str, policy: &str| {
+        json!({
+            "Cmd": ["sleep", "600"], "HostConfig": {"RestartPolicy": {"Name": policy}},
+            "Labels": {"com.docker.compose.project": "p", "com.docker.compose.service": name,
+                "com.docker.compose.depends_on": depends_on},
+        })
+    };
+    // Made in the wrong order.
+    let web = own
+        .ctx
+        .launch("web", &service("web", "db:service_healthy:false", "always"))?;
+    let db = own.ctx.launch("db", &service("db", "", "unless-stopped"))?;
+    let net = own.ctx.launch(
+        "net",
+        &json!({"Cmd": ["sleep", "600"], "HostConfig":
+            {"NetworkMode": format!("container:{db}"), "RestartPolicy": {"Name": "on-failure"}}}),
+    )?;
+    let plain = own.ctx.sleeper("plain")?;
+    let stopped = own
+        .ctx
+        .launch("stopped", &service("s", "", "unless-stopped"))?;
+    own.ctx
+        .act(&format!("/containers/{stopped}/stop?t=0"))?
+        .expect(204)?;
+    let ids = [&web, &db, &net, &plain, &stopped].map(Clone::clone);
+    lose_power(&mut own, &ids)?;
+    let since = now();
+    own.engine.launch()?;
+    for id in [&web, &db, &net] {
+        own.ctx.status(id, "running")?;
+    }
+    pause(300);
+    for id in [&plain, &stopped] {
+        same!(own.ctx.inspect(id)?["State"]["Status"], "exited");
+    }
+    let filter = json!({"event": ["start"], "type": ["container"]});
+    let events = own.ctx.events(&since, &now(), &filter)?;
+    let order: Vec<&str> = events
+        .iter()
+        .filter_map(|e| e["Actor"]["ID"].as_str())
+        .collect();
+    same!(order.first().copied(), Some(db.as_str()));
+    same!(order.len(), 3);
+    own.done()
+}
+
+/// `always` comes back with the daemon after a stop, `unless-stopped` does not.
+fn stop_is_remembered(ctx: &Ctx) -> Outcome {
+    let mut own = Own::start(ctx)?;
+    let sleep = |name: &str| json!({"Cmd": ["sleep", "600"], "HostConfig": policy(name, 0)});
+    let always = own.ctx.launch("a", &sleep("always"))?;
+    let unless = own.ctx.launch("b", &sleep("unless-stopped"))?;
+    let killed = own.ctx.launch("c", &sleep("unless-stopped"))?;
+    own.ctx
+        .act(&format!("/containers/{always}/stop?t=0"))?
+        .expect(204)?;
+    own.ctx
+        .act(&format!("/containers/{unless}/stop?t=0"))?
+        .expect(204)?;
+    own.ctx.kill(&killed)?;
+    own.ctx.wait(&killed)?;
+    pause(500);
+    for _ in 0..2 {
+        own.crash()?;
+        own.ctx.status(&always, "running")?;
+        for id in [&unless, &killed] {
+            same!(own.ctx.inspect(id)?["State"]["Status"], "exited");
+        }
+    }
+    own.done()
 }
