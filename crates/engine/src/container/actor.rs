@@ -20,6 +20,7 @@ use super::{
     exec::ExecRequest,
     gate::Gate,
     health::HealthResult,
+    phase::Phase,
     record::{Definition, RUN_SUFFIX, RunRecord},
     registry::Handle,
     shim_link::ShimLink,
@@ -155,6 +156,8 @@ pub(crate) struct Actor {
     pub(super) gate: Arc<Gate>,
     /// When the restart policy brings it back.
     pub(super) restart_at: Option<tokio::time::Instant>,
+    /// The restart policy is starting it.
+    pub(super) coming_back: bool,
     /// When its health is checked next.
     pub(super) probe_at: Option<tokio::time::Instant>,
     /// The pause before the last restart by policy.
@@ -212,6 +215,7 @@ impl Actor {
             removed: false,
             gate: Arc::default(),
             restart_at: None,
+            coming_back: false,
             probe_at: None,
             last_pause: None,
             _leases: leases,
@@ -491,13 +495,18 @@ impl Actor {
     }
 
     fn snapshot(&self) -> Snapshot {
-        snapshot_of(
+        let mut snapshot = snapshot_of(
             &self.engine,
             &self.definition,
             &self.run,
             &self.exec_ids,
             self.removed,
-        )
+        );
+        let phase = &mut snapshot.state.phase;
+        if self.coming_back && matches!(phase, Phase::Starting | Phase::Exited) {
+            *phase = Phase::Restarting;
+        }
+        snapshot
     }
 
     /// Stores the run row together with `events`; the snapshot is visible before the events are.

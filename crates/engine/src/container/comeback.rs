@@ -60,10 +60,13 @@ impl Actor {
         if self.run.state.phase != Phase::Restarting {
             return;
         }
-        // Startable again, in the eyes of the phase's rules; nobody sees it before the start has shown itself.
+        // Startable again, in the eyes of the phase's rules. To others it restarts until it runs: they must not take it for one
+        // that has ended.
         self.run.state.phase = Phase::Exited;
         self.run.restart_count += 1;
+        self.coming_back = true;
         let _ = self.start_or_plan().await;
+        self.coming_back = false;
     }
 
     /// Starts with the daemon. One that was started meanwhile is fine.
@@ -88,6 +91,7 @@ impl Actor {
         let Err(error) = self.start().await else {
             return Ok(());
         };
+        self.coming_back = false;
         tracing::warn!(container = %self.definition.id, "restart by policy: {error}");
         // What stands in its way may pass (a port, a donor of a namespace): tried again, ever more slowly.
         if !self.run.stopped_by_user && self.definition.spec.restart.name != "on-failure" {

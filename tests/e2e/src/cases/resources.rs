@@ -338,7 +338,10 @@ fn oom_without_a_daemon(ctx: &Ctx) -> Outcome {
     let file = format!("/proc/{pid}/root/eat");
     fs::write(&file, "")?;
     until(10, "the meal", || Ok((!fs::exists(&file)?).then_some(())))?;
-    crate::context::pause(1500);
+    until(30, "a kill", || {
+        let count = control(&id, ("memory", "memory.oom_control"), "memory.events")?;
+        Ok(count.contains("oom_kill 1").then_some(()))
+    })?;
     own.engine.launch()?;
     let state = own.ctx.inspect(&id)?["State"].clone();
     same!(state["Running"], true);

@@ -20,7 +20,7 @@ pub fn list() -> Vec<Case> {
     [
         cases!("restart", Any;
             on_failure_gives_up, on_failure_is_content_with_success, always_until_stopped, stop_ends_the_pause,
-            removed_while_restarting, events_of_a_restart,
+            removed_while_restarting, events_of_a_restart, stop_at_any_moment,
         )
         .to_vec(),
         cases!("restart", Daemon; host_restarts, stop_is_remembered,).to_vec(),
@@ -169,7 +169,9 @@ fn lose_power(own: &mut Own, ids: &[String]) -> Outcome {
         ] {
             let group = format!("/sys/fs/cgroup/{root}docker/{id}");
             if fs::exists(&group)? {
-                fs::remove_dir(group)?;
+                until(10, "an empty control group", || {
+                    Ok(fs::remove_dir(&group).is_ok().then_some(()))
+                })?;
             }
         }
     }
@@ -250,4 +252,26 @@ fn stop_is_remembered(ctx: &Ctx) -> Outcome {
         }
     }
     own.done()
+}
+
+/// A stop is heard in the pause, while it starts and while it runs.
+fn stop_at_any_moment(ctx: &Ctx) -> Outcome {
+    let body = json!({"Cmd": ["sh", "-c", "exit 1"], "HostConfig": policy("always", 0)});
+    for n in 0..12 {
+        let id = ctx.launch(&format!("c{n}"), &body)?;
+        // The first pause is 100 ms, the second 200.
+        pause(60 + 23 * n);
+        ctx.act(&format!("/containers/{id}/stop?t=5"))?
+            .expect(204)?;
+        let ended = ctx.inspect(&id)?;
+        same!(ended["State"]["Status"], "exited", "{n}");
+        pause(250);
+        same!(
+            ctx.inspect(&id)?["RestartCount"],
+            ended["RestartCount"],
+            "{n}"
+        );
+        ctx.remove(&id)?;
+    }
+    Ok(())
 }
