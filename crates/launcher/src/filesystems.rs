@@ -162,7 +162,11 @@ fn directory_in(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, LaunchFai
 fn cgroups(plan: &LaunchPlan, root: BorrowedFd<'_>, cgroup: &Cgroup) -> Result<(), LaunchFailure> {
     let layout = cgroup.layout();
     let no = NOSUID | NODEV | NOEXEC;
-    let access = if plan.privileged { no } else { no | RDONLY };
+    let access = if plan.privileged || plan.writable_cgroups {
+        no
+    } else {
+        no | RDONLY
+    };
     let private = plan.namespaces.cgroup == NamespaceMode::New;
     let target = mounts::ensure(root, "/sys/fs/cgroup", Target::Directory)
         .context("locate /sys/fs/cgroup")?;

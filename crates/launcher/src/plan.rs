@@ -36,6 +36,9 @@ pub struct LaunchPlan {
     /// `ipc=none`: no /dev/shm at all.
     #[serde(default)]
     pub no_shm: bool,
+    /// /sys/fs/cgroup may be written to, although the container is not privileged.
+    #[serde(default)]
+    pub writable_cgroups: bool,
     pub cgroup: CgroupPlan,
     pub process: ProcessPlan,
     /// Our init is pid 1 and runs the process as its child; it shows itself as `/sbin/docker-init`.

@@ -97,6 +97,7 @@ impl Inner {
     /// What can be refused before anything is made.
     fn check(&self, spec: &ContainerSpec) -> Result<()> {
         super::security::capabilities(&spec.security)?;
+        super::security::confinement(&spec.security)?;
         for mode in [&spec.pid_mode] {
             if let Mode::Container(other) = mode {
                 self.containers.find(other)?;

@@ -146,6 +146,10 @@ pub(crate) fn build(definition: &Definition, around: &Surroundings<'_>) -> Resul
             spec.shm_size
         },
         no_shm: spec.ipc_mode == IpcMode::None,
+        // Only what is the container's own: a namespace of cgroup2.
+        writable_cgroups: security.writable_cgroups == Some(true)
+            && private_cgroup
+            && around.cgroup_v2,
         cgroup: cgroup(definition, around)?,
         process: process(definition, around)?,
         init: spec.init.unwrap_or(around.config.default_init),

@@ -208,6 +208,25 @@ pub(crate) const DEVICE_RULES: &[&str] = &[
     "c 136:* rwm",
 ];
 
+/// A profile of AppArmor's, where the host has AppArmor: refused, for the container would run without it.
+///
+/// # Errors
+/// 501
+pub(crate) fn confinement(spec: &SecuritySpec) -> Result<()> {
+    let wanted = !matches!(spec.apparmor.as_str(), "" | "unconfined" | "docker-default");
+    let enabled = || {
+        std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.starts_with('Y'))
+    };
+    if wanted && enabled() {
+        return Err(Error::not_implemented(format!(
+            "AppArmor profiles are not implemented by longshore yet: {}",
+            spec.apparmor
+        )));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -317,6 +317,7 @@ fn plan(id: &str, directory: &Path) -> LaunchPlan {
         devices: DevicePlan::default(),
         shm_size: 64 << 20,
         no_shm: false,
+        writable_cgroups: false,
         cgroup: CgroupPlan {
             path: format!("longshore-test-{}/{id}", std::process::id()),
             resources: Resources::default(),

@@ -514,6 +514,7 @@ fn plan(id: &str, directory: &Path, script: &str) -> LaunchPlan {
         devices: DevicePlan::default(),
         shm_size: 64 << 20,
         no_shm: false,
+        writable_cgroups: false,
         cgroup: CgroupPlan {
             path: format!("{}/{id}", parent_cgroup()),
             resources: Resources::default(),

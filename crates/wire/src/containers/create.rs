@@ -13,6 +13,8 @@ mod upgrade;
 pub(crate) mod validate;
 
 #[cfg(test)]
+mod fields;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;

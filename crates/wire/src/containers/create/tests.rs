@@ -14,7 +14,7 @@ use crate::{
     version::ApiVersion,
 };
 
-fn run(version: ApiVersion, body: &Value) -> longshore_model::Result<Accepted> {
+pub(super) fn run(version: ApiVersion, body: &Value) -> longshore_model::Result<Accepted> {
     let body: CreateBody = wire_json::from_slice(body.to_string().as_bytes(), "")?;
     convert(
         body,
