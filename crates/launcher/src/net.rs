@@ -9,7 +9,7 @@ use std::{
 
 use longshore_sys::netlink::{Batch, Error, Protocol, Socket, flags};
 
-use crate::plan::{InterfacePlan, LaunchFailure};
+use crate::plan::{InterfacePlan, LaunchFailure, StackedPlan};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
@@ -19,6 +19,7 @@ const RTM_SETLINK: u16 = 19;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_PROTINFO: u16 = 12;
@@ -27,6 +28,9 @@ const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+/// Of both macvlan and ipvlan.
+const IFLA_STACKED_MODE: u16 = 1;
+const IFLA_IPVLAN_FLAGS: u16 = 2;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 const IFA_ADDRESS: u16 = 1;
@@ -86,6 +90,10 @@ pub(crate) fn create(interfaces: &[InterfacePlan], pid: i32) -> Result<(), Launc
 fn pairs(interfaces: &[InterfacePlan], pid: i32) -> Batch {
     let mut batch = Batch::new();
     for (index, interface) in (FIRST_INDEX..).zip(interfaces) {
+        if let Some(stacked) = &interface.stacked {
+            stacked_link(&mut batch, index, interface, stacked, pid);
+            continue;
+        }
         let mut message = batch.message(
             RTM_NEWLINK,
             flags::CREATE | flags::EXCL,
@@ -113,6 +121,43 @@ fn pairs(interfaces: &[InterfacePlan], pid: i32) -> Batch {
             });
     }
     batch
+}
+
+/// A link on top of one of the host's, born in the network namespace of `pid`.
+fn stacked_link(
+    batch: &mut Batch,
+    index: u32,
+    interface: &InterfacePlan,
+    stacked: &StackedPlan,
+    pid: i32,
+) {
+    let mut message = batch.message(
+        RTM_NEWLINK,
+        flags::CREATE | flags::EXCL,
+        &link_header(0, index, false),
+    );
+    message
+        .string(IFLA_IFNAME, &interface.name)
+        .u32(IFLA_LINK, stacked.parent)
+        .u32(IFLA_NET_NS_PID, pid as u32);
+    let macvlan = stacked.kind == "macvlan";
+    if macvlan {
+        message.put(IFLA_ADDRESS, &interface.mac);
+    }
+    if interface.mtu != 0 {
+        message.u32(IFLA_MTU, interface.mtu);
+    }
+    message.nest(IFLA_LINKINFO, |info| {
+        info.string(IFLA_INFO_KIND, &stacked.kind)
+            .nest(IFLA_INFO_DATA, |data| {
+                if macvlan {
+                    data.u32(IFLA_STACKED_MODE, stacked.mode);
+                } else {
+                    data.put(IFLA_STACKED_MODE, &(stacked.mode as u16).to_ne_bytes())
+                        .put(IFLA_IPVLAN_FLAGS, &stacked.flags.to_ne_bytes());
+                }
+            });
+    });
 }
 
 fn isolate(interfaces: &[InterfacePlan], socket: &mut Socket) -> Result<(), LaunchFailure> {
@@ -182,14 +227,20 @@ fn add_default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
     const RT_TABLE_MAIN: u8 = 254;
     const RTPROT_BOOT: u8 = 3;
     const RTN_UNICAST: u8 = 1;
+    const RT_SCOPE_LINK: u8 = 253;
     let (family, bytes) = family(gateway);
     let mut header = [0u8; 12];
     header[0] = family;
     header[4] = RT_TABLE_MAIN;
     header[5] = RTPROT_BOOT;
     header[7] = RTN_UNICAST;
-    batch
-        .message(RTM_NEWROUTE, flags::CREATE | flags::EXCL, &header)
-        .put(RTA_GATEWAY, &bytes)
-        .u32(RTA_OIF, index);
+    let direct = gateway.is_unspecified();
+    if direct {
+        header[6] = RT_SCOPE_LINK;
+    }
+    let mut message = batch.message(RTM_NEWROUTE, flags::CREATE | flags::EXCL, &header);
+    if !direct {
+        message.put(RTA_GATEWAY, &bytes);
+    }
+    message.u32(RTA_OIF, index);
 }

@@ -125,7 +125,7 @@ pub struct NamespacePlan {
     pub shm_from: Option<PathBuf>,
 }
 
-/// A veth pair: one end on a bridge of the host, the other born inside the container.
+/// A veth pair: one end on a bridge of the host, the other born inside the container. Or, if it is `stacked`, one link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfacePlan {
     /// Name of the host end (at most 15 bytes).
@@ -137,12 +137,28 @@ pub struct InterfacePlan {
     pub mac: [u8; 6],
     pub mtu: u32,
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Default gateways, at most one a family.
+    /// Default gateways, at most one a family; the unspecified address stands for a route without a gateway.
     pub gateways: Vec<IpAddr>,
     /// False: no IPv6 on this interface at all (`disable_ipv6`).
     pub ipv6: bool,
     /// The host end's port in the bridge is isolated from other isolated ports (icc=false).
     pub isolated: bool,
+    /// No veth pair and no host end: a link on top of one of the host's.
+    #[serde(default)]
+    pub stacked: Option<StackedPlan>,
+}
+
+/// A macvlan or ipvlan link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackedPlan {
+    /// `macvlan`, `ipvlan`
+    pub kind: String,
+    /// The kernel's number of the mode.
+    pub mode: u32,
+    /// ipvlan only.
+    pub flags: u16,
+    /// ifindex of the host's link.
+    pub parent: u32,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

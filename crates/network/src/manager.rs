@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     relay::Relay,
     space::{AddressPool, Space},
     state::{Attached, State, elements_of, take},
-    types::{Endpoint, GatewayMode, PortBinding, Protocol, PublishedPort},
+    types::{Endpoint, GatewayMode, PortBinding, Protocol, PublishedPort, Stacked},
     undertaker::Undertaker,
     watch::Watcher,
 };
@@ -124,10 +124,14 @@ impl Manager {
         let mut state = self.lock();
         let endpoint_id = random_hex();
         // The pool knows endpoints, not owners: a container may have two of them for a moment while it restarts.
-        let network = state
-            .networks
-            .get_mut(network)
-            .ok_or_else(|| unknown(network))?;
+        let State {
+            networks, links, ..
+        } = &mut *state;
+        let network = networks.get_mut(network).ok_or_else(|| unknown(network))?;
+        let stacked = match &network.stacked {
+            None => None,
+            Some(stacked) => Some(on_parent(links, stacked)?),
+        };
         let ip = match &mut network.pool {
             None => None,
             Some(pool) => Some(take(pool, wanted.ip, &endpoint_id)?),
@@ -146,6 +150,7 @@ impl Manager {
             },
         };
         let (info, spec) = (&network.bridge, &network.spec);
+        let layer3 = stacked.as_ref().is_some_and(Stacked::is_layer3);
         let leads_out = |mode: usize| !spec.internal && spec.modes[mode] != GatewayMode::Isolated;
         let endpoint = Endpoint {
             host_name: format!("veth{}", &random_hex()[..7]),
@@ -153,10 +158,17 @@ impl Manager {
             bridge_index: info.index,
             ip,
             prefix: info.subnet.map_or(0, |s| s.prefix),
-            gateway: info.gateway.filter(|_| leads_out(0)),
+            gateway: info.gateway.filter(|_| leads_out(0)).map(|gateway| {
+                if layer3 {
+                    IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+                } else {
+                    gateway
+                }
+            }),
             ip6,
             prefix6: info.subnet6.map_or(0, |s| s.prefix),
             gateway6: match info.gateway6 {
+                Some(IpAddr::V6(_)) if leads_out(1) && layer3 => Some(Ipv6Addr::UNSPECIFIED),
                 Some(IpAddr::V6(gateway)) if leads_out(1) => Some(gateway),
                 _ => None,
             },
@@ -165,7 +177,7 @@ impl Manager {
             isolated: !spec.icc,
             owner: owner.to_owned(),
             interface: wanted.interface.clone(),
-            stacked: network.stacked.clone(),
+            stacked,
             endpoint_id,
         };
         state.endpoints.insert(
@@ -565,6 +577,23 @@ pub(crate) fn link_failed(what: &str, name: &str, error: &netlink::Error) -> Err
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The link that a network's containers are stacked on, as it is now.
+fn on_parent(links: &mut Links, stacked: &Stacked) -> Result<Stacked> {
+    let found = links
+        .find(&stacked.on)
+        .map_err(|e| link_failed("look up", &stacked.on, &e))?;
+    let parent = found.ok_or_else(|| {
+        Error::system(format!(
+            "the parent interface {} was not found on the host",
+            stacked.on
+        ))
+    })?;
+    Ok(Stacked {
+        parent: parent.index,
+        ..stacked.clone()
+    })
 }
 
 /// Where the relay takes a port's traffic.

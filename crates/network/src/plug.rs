@@ -232,6 +232,7 @@ fn default_route(
     const RT_TABLE_MAIN: u8 = 254;
     const RTPROT_BOOT: u8 = 3;
     const RTN_UNICAST: u8 = 1;
+    const RT_SCOPE_LINK: u8 = 253;
     let mut header = [0u8; 12];
     header[0] = if ipv6 { 10 } else { 2 };
     header[4] = RT_TABLE_MAIN;
@@ -258,10 +259,15 @@ fn default_route(
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     };
+    let direct = gateway.is_unspecified();
+    if direct {
+        header[6] = RT_SCOPE_LINK;
+    }
     let mut batch = Batch::new();
-    batch
-        .message(RTM_NEWROUTE, flags::CREATE | flags::REPLACE, &header)
-        .put(RTA_GATEWAY, &octets)
-        .u32(RTA_OIF, index);
+    let mut message = batch.message(RTM_NEWROUTE, flags::CREATE | flags::REPLACE, &header);
+    if !direct {
+        message.put(RTA_GATEWAY, &octets);
+    }
+    message.u32(RTA_OIF, index);
     socket.request(&mut batch)
 }

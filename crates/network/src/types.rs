@@ -262,8 +262,18 @@ pub struct Stacked {
     pub mode: u32,
     /// ipvlan only: `bridge` 0, `private` 1, `vepa` 2.
     pub flags: u16,
-    /// ifindex of the host's link.
+    /// ifindex of the host's link, looked up for each endpoint; 0 in the description of a network.
     pub parent: u32,
+    /// Name of the host's link.
+    #[serde(default)]
+    pub on: String,
+}
+
+impl Stacked {
+    /// ipvlan in a layer 3 mode: nobody asks for neighbours there, the default route has no gateway.
+    pub fn is_layer3(&self) -> bool {
+        self.kind == "ipvlan" && self.mode != 0
+    }
 }
 
 impl Endpoint {

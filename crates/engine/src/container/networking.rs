@@ -133,17 +133,27 @@ pub(super) fn networks_of(
         if let Some(plugged) = run.endpoints.iter().find(|p| p.network == *name) {
             let endpoint = &plugged.endpoint;
             state.endpoint_id.clone_from(&endpoint.endpoint_id);
-            state.gateway = endpoint.gateway;
+            // A route without a gateway shows none.
+            state.gateway = endpoint.gateway.filter(|gateway| !gateway.is_unspecified());
             state.ip_address = endpoint.ip;
             state.ip_prefix = if endpoint.ip.is_some() {
                 endpoint.prefix
             } else {
                 0
             };
-            state.ipv6_gateway = endpoint.gateway6.map(Into::into);
+            state.ipv6_gateway = endpoint
+                .gateway6
+                .filter(|gateway| !gateway.is_unspecified())
+                .map(Into::into);
             state.ipv6_address = endpoint.ip6.map(Into::into);
             state.ipv6_prefix = endpoint.prefix6;
-            state.mac_address = endpoint.mac_text();
+            // An ipvlan link has its parent's.
+            let own = endpoint.stacked.as_ref().is_none_or(|s| s.kind != "ipvlan");
+            state.mac_address = if own {
+                endpoint.mac_text()
+            } else {
+                String::new()
+            };
         }
         networks.insert(name.clone(), state);
     }

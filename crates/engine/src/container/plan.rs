@@ -9,7 +9,7 @@ use longshore_model::{
 };
 use longshore_shim::protocol::{
     CgroupPlan, DeviceNode, DevicePlan, InterfacePlan, LaunchPlan, MountKind, MountPlan,
-    NamespaceMode, NamespacePlan, ProcessPlan, RootfsPlan,
+    NamespaceMode, NamespacePlan, ProcessPlan, RootfsPlan, StackedPlan,
 };
 
 use super::{
@@ -208,6 +208,12 @@ fn interfaces(spec: &super::spec::NetworkSpec, plugged: &[Plugged]) -> Vec<Inter
                     .collect(),
                 ipv6: endpoint.ip6.is_some(),
                 isolated: endpoint.isolated,
+                stacked: endpoint.stacked.as_ref().map(|stacked| StackedPlan {
+                    kind: stacked.kind.clone(),
+                    mode: stacked.mode,
+                    flags: stacked.flags,
+                    parent: stacked.parent,
+                }),
             }
         })
         .collect()

@@ -146,10 +146,7 @@ impl Inner {
 
 fn check_driver(driver: &str) -> Result<()> {
     match driver {
-        "bridge" => Ok(()),
-        "macvlan" | "ipvlan" => Err(Error::not_implemented(format!(
-            "the network driver {driver} is not implemented by longshore yet"
-        ))),
+        "bridge" | "macvlan" | "ipvlan" => Ok(()),
         "host" | "null" => Err(Error::new(
             ErrorKind::Forbidden,
             format!("only one instance of \"{driver}\" network is allowed"),
@@ -169,6 +166,9 @@ pub(super) fn ensure(
     record: &NetworkRecord,
     user: &UserNetwork,
 ) -> Result<()> {
+    if record.driver != "bridge" {
+        return ensure_stacked(manager, record, user);
+    }
     let options = BridgeOptions::read(&user.options, user.internal)?;
     let gateway = |ipv6: bool| {
         let plan = user
@@ -178,7 +178,6 @@ pub(super) fn ensure(
         Some((plan.gateway, plan.subnet.prefix))
     };
     let spec = BridgeSpec {
-        name: user.link.clone(),
         address: match gateway(false) {
             Some((IpAddr::V4(address), prefix)) => Some((address, prefix)),
             _ => None,
@@ -187,10 +186,42 @@ pub(super) fn ensure(
             Some((IpAddr::V6(address), prefix)) => Some((address, prefix)),
             _ => None,
         },
-        no_ipv4: !user.enable_ipv4,
         mtu: if options.mtu == 0 { 1500 } else { options.mtu },
         masquerade: options.masquerade,
         icc: options.icc,
+        modes: options.modes,
+        host_ip: options.host_ip,
+        ..spec(record, user)
+    };
+    manager.ensure_bridge(&spec).map(drop)
+}
+
+/// macvlan and ipvlan: nothing is made on the host, containers bring their links.
+fn ensure_stacked(
+    manager: &mechanism::Manager,
+    record: &NetworkRecord,
+    user: &UserNetwork,
+) -> Result<()> {
+    let stacked = super::options::stacked(&record.driver, &user.options)?;
+    if user.making && !manager.has_link(&stacked.on) {
+        return Err(Error::invalid(format!(
+            "invalid subinterface vlan name {0}, example formatting is eth0.10: the parent interface {0} was not found on \
+             the host",
+            stacked.on
+        )));
+    }
+    let spec = BridgeSpec {
+        mtu: BridgeOptions::read(&user.options, user.internal)?.mtu,
+        ..spec(record, user)
+    };
+    manager.ensure_stacked(&spec, &user.plans, stacked)
+}
+
+/// What is the same for all drivers.
+fn spec(record: &NetworkRecord, user: &UserNetwork) -> BridgeSpec {
+    BridgeSpec {
+        name: user.link.clone(),
+        no_ipv4: !user.enable_ipv4,
         ranges: user.plans.iter().filter_map(|plan| plan.range).collect(),
         reserved: user
             .plans
@@ -198,11 +229,9 @@ pub(super) fn ensure(
             .flat_map(|plan| plan.reserved.clone())
             .collect(),
         internal: user.internal,
-        modes: options.modes,
-        host_ip: options.host_ip,
         purpose: format!("network {}", record.id),
-    };
-    manager.ensure_bridge(&spec).map(drop)
+        ..BridgeSpec::default()
+    }
 }
 
 /// Checks the request and turns it into what is stored and what is wanted of addresses.
@@ -241,6 +270,11 @@ fn validate(request: &NetworkDetail, id: &str) -> Result<(UserNetwork, Vec<Wante
         let family = wanted.iter().filter_map(|pool| pool.subnet);
         family.filter(|s| s.address.is_ipv6() == ipv6).count()
     };
+    if !is_bridge && (of(false) > 1 || of(true) > 1) {
+        return Err(Error::not_implemented(
+            "several subnets of one family are not implemented by longshore yet",
+        ));
+    }
     if is_bridge && (of(false) > 1 || of(true) > 1) {
         return Err(Error::new(
             ErrorKind::Forbidden,
@@ -253,6 +287,10 @@ fn validate(request: &NetworkDetail, id: &str) -> Result<(UserNetwork, Vec<Wante
         if !options.name.is_empty() {
             link = options.name;
         }
+    } else if matches!(request.driver.as_str(), "macvlan" | "ipvlan") {
+        super::options::stacked(&request.driver, &request.options)?;
+        // No link can have this name.
+        link = format!("{}:{}", request.driver, id.get(..12).unwrap_or(id));
     }
     let user = UserNetwork {
         making: true,

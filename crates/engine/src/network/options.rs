@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use longshore_model::{Error, Result};
-use longshore_network::GatewayMode;
+use longshore_network::{GatewayMode, Stacked};
 
 const BRIDGE: &str = "com.docker.network.bridge.";
 const MTU: &str = "com.docker.network.driver.mtu";
@@ -71,6 +71,56 @@ impl BridgeOptions {
     }
 }
 
+/// What the options of a macvlan or ipvlan network say.
+///
+/// # Errors
+/// 400 for a mode that there is not; 501 for networks without a parent interface, which dockerd gives one of their own.
+pub(crate) fn stacked(driver: &str, options: &BTreeMap<String, String>) -> Result<Stacked> {
+    let option = |name: &str| options.get(name).map_or("", String::as_str);
+    let parent = option("parent");
+    if parent.is_empty() {
+        return Err(Error::not_implemented(format!(
+            "{driver} networks without a parent interface (-o parent=...) are not implemented by longshore yet"
+        )));
+    }
+    let unknown =
+        |what: &str| Error::invalid(format!("requested {driver} mode '{what}' is not valid"));
+    let mut stacked = Stacked {
+        kind: driver.to_owned(),
+        mode: 0,
+        flags: 0,
+        parent: 0,
+        on: parent.to_owned(),
+    };
+    if driver == "macvlan" {
+        stacked.mode = match option("macvlan_mode") {
+            "private" => 1,
+            "vepa" => 2,
+            "" | "bridge" => 4,
+            "passthru" => 8,
+            other => return Err(unknown(other)),
+        };
+    } else {
+        stacked.mode = match option("ipvlan_mode") {
+            "" | "l2" => 0,
+            "l3" => 1,
+            "l3s" => 2,
+            other => return Err(unknown(other)),
+        };
+        stacked.flags = match option("ipvlan_flag") {
+            "" | "bridge" => 0,
+            "private" => 1,
+            "vepa" => 2,
+            other => {
+                return Err(Error::invalid(format!(
+                    "requested ipvlan flag '{other}' is not valid"
+                )));
+            }
+        };
+    }
+    Ok(stacked)
+}
+
 fn not_yet(key: &str) -> Error {
     Error::not_implemented(format!(
         "the network option {key} is not implemented by longshore yet"
@@ -118,6 +168,24 @@ mod tests {
             .map(|(k, v)| (format!("com.docker.network.{k}"), (*v).to_owned()))
             .collect();
         BridgeOptions::read(&options, false)
+    }
+
+    #[test]
+    fn stacked_options() {
+        let read = |driver: &str, options: &[(&str, &str)]| {
+            let options = options
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect();
+            stacked(driver, &options)
+        };
+        let plain = read("macvlan", &[("parent", "eth1")]).expect("valid");
+        assert_eq!((plain.mode, plain.on.as_str()), (4, "eth1"));
+        let layer3 = read("ipvlan", &[("parent", "eth1"), ("ipvlan_mode", "l3")]);
+        assert!(layer3.expect("valid").is_layer3());
+        assert!(read("macvlan", &[]).is_err());
+        assert!(read("macvlan", &[("parent", "e"), ("macvlan_mode", "l2")]).is_err());
+        assert!(read("ipvlan", &[("parent", "e"), ("ipvlan_flag", "x")]).is_err());
     }
 
     #[test]

@@ -469,6 +469,7 @@ fn network() {
         "ip a show eth0; ip r; cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6; ip a show lo",
     );
     sandbox.plan.interfaces = vec![InterfacePlan {
+        stacked: None,
         host_name: format!("lt{}", std::process::id()),
         bridge_index: 0,
         name: "eth0".to_owned(),

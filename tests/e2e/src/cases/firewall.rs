@@ -24,6 +24,7 @@ use crate::{
 pub fn list() -> Vec<Case> {
     [
         cases!("firewall", Any; ipv6_network, thousand_ports, taken_by_a_process,).to_vec(),
+        cases!("networks", Any; macvlan,).to_vec(),
         cases!("firewall", Daemon;
             repaired_and_told, users_chain, only_local_by_default, beside_dockerd, direct_routing, nothing_left,
         )
@@ -88,8 +89,14 @@ fn ipv6_network(ctx: &Ctx) -> Outcome {
     has!(out, "default via fd00:e2e:6::1 dev eth0");
     let own = text(&endpoint(ctx, &peer, &net)?["GlobalIPv6Address"]);
     has!(out, &format!("{own}\t{}", &peer[..12]));
-    has!(ask(ctx, "tcp", &six, 7000)?, &id[..12]);
-    for host in ["127.0.0.1", "::1"] {
+    // Older daemons leave the host's IPv6 alone.
+    let hosts = if ctx.api(44) {
+        has!(ask(ctx, "tcp", &six, 7000)?, &id[..12]);
+        ["127.0.0.1", "::1"].as_slice()
+    } else {
+        &["127.0.0.1"]
+    };
+    for host in hosts {
         has!(ask(ctx, "tcp", host, 7296)?, &id[..12]);
     }
     if ctx.api(44) {
@@ -117,16 +124,68 @@ fn ipv6_network(ctx: &Ctx) -> Outcome {
     Ok(())
 }
 
+fn macvlan(ctx: &Ctx) -> Outcome {
+    let parent = format!("mv{}", std::process::id() % 100_000);
+    run(&["ip", "link", "add", &parent, "type", "bridge"])?;
+    let result = (|| -> Outcome {
+        run(&["ip", "addr", "add", "10.205.0.1/24", "dev", &parent])?;
+        run(&["ip", "link", "set", &parent, "up"])?;
+        let body = json!({"Driver": "macvlan", "Options": {"parent": parent},
+            "IPAM": {"Config": [{"Subnet": "10.205.0.0/24", "Gateway": "10.205.0.1", "IPRange": "10.205.0.64/26"}]}});
+        let network = make(ctx, "n", &body)?;
+        let net = ctx.name("n");
+        same!(
+            ctx.json(&format!("/networks/{network}"))?["Driver"],
+            "macvlan"
+        );
+        let id = ctx.launch("c", &on(&net, &json!({})))?;
+        let late = ctx.sleeper("d")?;
+        let body = json!({"Container": late});
+        ctx.post(&format!("/networks/{net}/connect"), &body)?
+            .expect(200)?;
+        let place = endpoint(ctx, &id, &net)?;
+        let address = text(&place["IPAddress"]);
+        let out = ctx.exec_sh(&id, "ip a; ip r")?.ok()?.stdout;
+        has!(out, "eth0@if");
+        has!(out, &format!("inet {address}/24"));
+        has!(out, &text(&place["MacAddress"]));
+        has!(out, "default via 10.205.0.1 dev eth0");
+        ctx.exec_sh(&late, &format!("ping -c1 -W2 -I eth1 {address}"))?
+            .ok()?;
+        ctx.act(&format!("/containers/{id}/restart?t=0"))?
+            .expect(204)?;
+        has!(ctx.exec_sh(&id, "ip a")?.ok()?.stdout, "eth0@if");
+        let body = json!({"Container": late, "Force": false});
+        ctx.post(&format!("/networks/{net}/disconnect"), &body)?
+            .expect(200)?;
+        let out = ctx.exec_sh(&late, "ip a")?.ok()?.stdout;
+        ensure!(!out.contains("eth1"), "{out}");
+        ctx.clean()?;
+        let missing =
+            json!({"Name": ctx.name("o"), "Driver": "macvlan", "Options": {"parent": "absent9"}});
+        let answer = ctx.post("/networks/create", &missing)?;
+        ensure!(
+            answer.status >= 400,
+            "a network on a link that is not there"
+        );
+        has!(answer.message(), "invalid subinterface vlan name absent9");
+        Ok(())
+    })();
+    run(&["ip", "link", "del", &parent])?;
+    result
+}
+
 fn thousand_ports(ctx: &Ctx) -> Outcome {
     const COUNT: u16 = 1000;
-    let mut bindings = serde_json::Map::new();
+    let (mut bindings, mut exposed) = (serde_json::Map::new(), serde_json::Map::new());
     // dockerd 20.10 starts two processes a port.
     let count = if ctx.api(44) { COUNT } else { 20 };
     for port in 0..count {
         let inside = format!("{}/tcp", 7000 + port);
+        exposed.insert(inside.clone(), json!({}));
         bindings.insert(inside, json!([{"HostPort": (17000 + port).to_string()}]));
     }
-    let body = json!({"HostConfig": {"PortBindings": bindings}});
+    let body = json!({"ExposedPorts": exposed, "HostConfig": {"PortBindings": bindings}});
     let id = super::network::server_made(ctx, "s", &body)?;
     let begin = Instant::now();
     ctx.start(&id)?;
@@ -155,8 +214,9 @@ fn thousand_ports(ctx: &Ctx) -> Outcome {
 fn taken_by_a_process(ctx: &Ctx) -> Outcome {
     let holder = std::net::TcpListener::bind("0.0.0.0:7297")?;
     make(ctx, "n", &json!({}))?;
-    let bindings = json!({"PortBindings": {"80/tcp": [{"HostPort": "7297"}]}});
-    let id = ctx.create("c", &on(&ctx.name("n"), &json!({"HostConfig": bindings})))?;
+    let body = json!({"ExposedPorts": {"80/tcp": {}},
+        "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "7297"}]}}});
+    let id = ctx.create("c", &on(&ctx.name("n"), &body))?;
     let answer = ctx.act(&format!("/containers/{id}/start"))?;
     same!(answer.status, 500);
     has!(answer.message(), "address already in use");
@@ -168,7 +228,7 @@ fn taken_by_a_process(ctx: &Ctx) -> Outcome {
     }
     drop(holder);
     ctx.start(&id)?;
-    let other = ctx.create("d", &json!({"HostConfig": bindings}))?;
+    let other = ctx.create("d", &body)?;
     let answer = ctx.act(&format!("/containers/{other}/start"))?;
     same!(answer.status, 500);
     has!(

@@ -484,6 +484,7 @@ fn internal(ctx: &Ctx) -> Outcome {
     let place = endpoint(ctx, &id, &net)?;
     if ctx.api(44) {
         same!(place["Gateway"], "");
+        lacks!(ctx.exec_sh(&id, "ip r")?.ok()?.stdout, "default");
     }
     lacks!(ctx.exec_sh(&id, "ip r")?.ok()?.stdout, "default");
     ctx.exec_sh(
