@@ -171,9 +171,9 @@ impl Inner {
             return false;
         };
         let wanted = platform.cloned().unwrap_or_else(Platform::host);
-        let mut real = image.manifests.iter().filter(|m| !m.attestation);
-        // An image for another machine is kept packed.
-        real.any(|m| !wanted.runs(&m.platform) && image.manifests.len() == 1)
+        // An image without an index that is for another machine is kept packed.
+        let mut all = image.manifests.iter();
+        all.any(|m| m.descriptor.digest == image.id() && !wanted.runs(&m.platform))
             || image
                 .for_platform(platform)
                 .is_some_and(|m| m.is_unpacked())

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `longshore daemon ...`, or by the name `dockerd` | the engine behind the API |
 //! | `longshore shim-zygote ...` (by the daemon only) | forks one shim a container |
+//! | `longshore fsck DATA_ROOT` (hidden; no daemon may run on it) | opens the store as a daemon does, and checks all of it |
 //! | by the name `hello` | payload of the image `longshore/hello` |
 //! | anything else | a client of the API with the docker CLI's verbs |
 
 mod client;
 mod daemon;
 mod flags;
+mod fsck;
 mod hello;
 mod units;
 
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         (Some("hello"), _) => hello::main(rest),
         (Some("dockerd"), _) => daemon(rest),
         (_, Some("daemon")) => daemon(&rest[1..]),
+        (_, Some("fsck")) => fsck::main(&rest[1..]),
         (_, Some(longshore_shim::zygote::ROLE)) => longshore_shim::zygote::zygote_main(),
         _ => client::main(rest),
     }

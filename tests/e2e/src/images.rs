@@ -74,7 +74,8 @@ pub fn layer(entries: &[Entry]) -> Outcome<Vec<u8>> {
     Ok(tar.into_inner()?)
 }
 
-fn digest(data: &[u8]) -> String {
+/// Hex digits of the digest.
+pub fn sha256(data: &[u8]) -> String {
     Sha256::digest(data)
         .iter()
         .map(|b| format!("{b:02x}"))
@@ -92,13 +93,13 @@ pub fn image(tag: &str, config: &Value, layers: &[Vec<u8>]) -> Outcome<Vec<u8>> 
     };
     let mut files = Vec::new();
     for layer in layers {
-        let file = format!("{}/layer.tar", digest(layer));
+        let file = format!("{}/layer.tar", sha256(layer));
         add(&file, layer)?;
         files.push(file);
     }
     let ids: Vec<String> = layers
         .iter()
-        .map(|l| format!("sha256:{}", digest(l)))
+        .map(|l| format!("sha256:{}", sha256(l)))
         .collect();
     let history: Vec<Value> = (0..layers.len())
         .map(|n| json!({"created": "2026-01-01T00:00:00Z", "created_by": format!("layer {n}")}))
@@ -108,7 +109,7 @@ pub fn image(tag: &str, config: &Value, layers: &[Vec<u8>]) -> Outcome<Vec<u8>> 
         "rootfs": {"type": "layers", "diff_ids": ids}, "history": history,
     })
     .to_string();
-    let name = format!("{}.json", digest(body.as_bytes()));
+    let name = format!("{}.json", sha256(body.as_bytes()));
     add(&name, body.as_bytes())?;
     let manifest = json!([{"Config": name, "RepoTags": [tag], "Layers": files}]).to_string();
     add("manifest.json", manifest.as_bytes())?;

@@ -9,6 +9,7 @@ mod host;
 mod images;
 mod outside;
 mod probe;
+mod registry;
 mod runner;
 mod websocket;
 

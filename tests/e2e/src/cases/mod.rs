@@ -29,6 +29,9 @@ mod networks;
 mod own;
 mod pause;
 mod ports;
+mod pull;
+mod pull_faults;
+mod push;
 mod resources;
 mod restart;
 mod restore;
@@ -77,6 +80,9 @@ pub fn all() -> Vec<Case> {
         volumes::list(),
         volume_driver::list(),
         images::list(),
+        pull::list(),
+        pull_faults::list(),
+        push::list(),
         commit::list(),
         images_rules::list(),
         images_save::list(),
