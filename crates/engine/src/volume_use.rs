@@ -7,11 +7,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::IpAddr,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use longshore_model::{ContainerId, Error, Result};
-use longshore_store::Store;
+use longshore_store::{Store, VolumeMount};
 
 use crate::{Inner, volume::Volumes};
 
@@ -64,8 +65,9 @@ impl VolumeUses {
         volumes: &Volumes,
         name: &str,
         user: &ContainerId,
+        resolve: &dyn Fn(&str) -> Result<IpAddr>,
     ) -> Result<()> {
-        let Some(what) = volumes.mount_of(name) else {
+        let Some(mut what) = volumes.mount_of(name) else {
             return Ok(());
         };
         let mut all = self.quiet(name);
@@ -80,6 +82,7 @@ impl VolumeUses {
             .volumes()
             .create(name)
             .and_then(|_| store.volumes().unmount(name))
+            .and_then(|()| with_addresses(&mut what, resolve))
             .and_then(|()| store.volumes().mount(name, &what));
         self.finish(name, |entry| {
             if result.is_ok() {
@@ -139,6 +142,35 @@ impl VolumeUses {
     }
 }
 
+/// The kernel's network file systems want addresses: names in `addr=` and, for cifs, in `//host/share` are looked up.
+fn with_addresses(what: &mut VolumeMount, resolve: &dyn Fn(&str) -> Result<IpAddr>) -> Result<()> {
+    if !matches!(what.kind.as_str(), "nfs" | "nfs4" | "cifs") {
+        return Ok(());
+    }
+    let named = |text: &str| !text.is_empty() && text.parse::<IpAddr>().is_err();
+    let given = what
+        .options
+        .split(',')
+        .find_map(|word| word.strip_prefix("addr="));
+    if let Some(host) = given.map(str::to_owned) {
+        if named(&host) {
+            let (from, to) = (format!("addr={host}"), format!("addr={}", resolve(&host)?));
+            what.options = what.options.replacen(&from, &to, 1);
+        }
+        return Ok(());
+    }
+    let host = what
+        .device
+        .strip_prefix("//")
+        .and_then(|rest| rest.split('/').next());
+    if what.kind == "cifs"
+        && let Some(host) = host.filter(|host| named(host)).map(str::to_owned)
+    {
+        what.device = what.device.replacen(&host, &resolve(&host)?.to_string(), 1);
+    }
+    Ok(())
+}
+
 impl Inner {
     /// The volumes among a container's mounts that are mounted while they are used; none for most containers.
     pub(crate) fn mounted_volumes<'a>(
@@ -155,10 +187,20 @@ impl Inner {
 
     /// Takes them all, or none.
     pub(crate) fn acquire_volumes(&self, names: &[String], user: &ContainerId) -> Result<()> {
+        // Blocking code on a thread of its own: it may wait for the runtime.
+        let resolve = |host: &str| {
+            let found = self.runtime.block_on(longshore_registry::lookup(host));
+            let found = found.and_then(|all| all.into_iter().next().ok_or_else(String::new));
+            found.map_err(|reason| {
+                Error::system(format!(
+                    "error resolving passed in network volume address: {reason}"
+                ))
+            })
+        };
         for (at, name) in names.iter().enumerate() {
             let taken = self
                 .volume_uses
-                .acquire(&self.store, &self.volumes, name, user);
+                .acquire(&self.store, &self.volumes, name, user, &resolve);
             if let Err(error) = taken {
                 self.release_volumes(&names[..at], user);
                 return Err(error);

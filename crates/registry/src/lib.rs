@@ -21,6 +21,7 @@ mod upload;
 mod uri;
 
 pub use auth::{Credentials, Login};
+pub use dns::lookup;
 pub use failure::Failure;
 pub use session::{Actions, Manifest, Registry, Session, Target};
 pub use settings::{Limits, Settings};

@@ -143,7 +143,9 @@ pub(crate) fn follow(
 /// As [`follow`].
 pub(crate) fn take_over(engine: &Inner, definition: &Definition, run: &RunRecord) -> Result<()> {
     announce(engine, definition, &run.endpoints);
-    if !served(&run.endpoints) {
+    // One that has left its last network of a user's still has us in its resolv.conf.
+    let was_served = || files::names_us(definition) && !run.endpoints.is_empty();
+    if !served(&run.endpoints) && !was_served() {
         return Ok(());
     }
     let netns = std::fs::File::open(format!("/proc/{}/ns/net", run.state.pid()))

@@ -97,6 +97,13 @@ fn resolv_conf(engine: &Inner, definition: &Definition, mode: Mode) -> String {
     resolv::resolv_conf((path, &host), &own.overrides(), mode)
 }
 
+/// Does the container's resolv.conf name the engine's name server?
+pub(super) fn names_us(definition: &Definition) -> bool {
+    let line = format!("nameserver {}", longshore_network::dns::place::ADDRESS);
+    std::fs::read_to_string(&definition.paths.resolv_conf)
+        .is_ok_and(|text| text.lines().any(|l| l == line))
+}
+
 /// A running container gets the engine's name server: its resolv.conf says so, unless somebody has edited it.
 pub(super) fn use_name_server(engine: &Inner, definition: &Definition) {
     let path = &definition.paths.resolv_conf;

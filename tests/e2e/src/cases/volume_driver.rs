@@ -11,7 +11,7 @@ use crate::{cases::cases, context::Ctx, runner::Case};
 pub fn list() -> Vec<Case> {
     [
         cases!("volumedriver", Any; tmpfs_is_shared_and_goes_after_the_last, bind_is_seen_at_the_mountpoint, bad_options,
-            missing_device, failed_start_leaves_no_mount, removed_with_content_elsewhere, volumes_from_keeps_details, usage,
+            missing_device, servers_by_name, failed_start_leaves_no_mount, removed_with_content_elsewhere, volumes_from_keeps_details, usage,
             by_mount_with_options, many_at_once, cli, binds_and_what_is_mounted_below)
         .to_vec(),
         cases!("volumedriver", Daemon; counted_over_kill, left_mount_goes_at_the_start).to_vec(),
@@ -149,6 +149,28 @@ fn missing_device(ctx: &Ctx) -> Outcome {
     );
     same!(answer.message(), want);
     same!(ctx.inspect(&id)?["State"]["Running"], false);
+    Ok(())
+}
+
+/// Names of servers are looked up. This kernel may have no nfs: what the mount was tried with is told then.
+fn servers_by_name(ctx: &Ctx) -> Outcome {
+    for (suffix, host, text) in [
+        ("v", "localhost", "data: addr=127.0.0.1,"),
+        ("w", "192.0.2.7", "data: addr=192.0.2.7,"),
+        (
+            "x",
+            "no-such-host.invalid",
+            "error resolving passed in network volume address: ",
+        ),
+    ] {
+        let options = json!({"type": "nfs", "device": ":/export", "o": format!("addr={host},soft,timeo=1,retrans=1")});
+        volume(ctx, &ctx.name(suffix), &options)?;
+        let body = json!({"HostConfig": {"Binds": [format!("{}:/data:nocopy", ctx.name(suffix))]}});
+        let id = ctx.create(suffix, &body)?;
+        let answer = ctx.act(&format!("/containers/{id}/start"))?;
+        same!(answer.status, 500);
+        has!(answer.message(), text);
+    }
     Ok(())
 }
 
