@@ -13,6 +13,7 @@ mod drivers;
 mod events;
 mod exec;
 mod firewall;
+mod hangs;
 mod health;
 mod images;
 mod images_rules;
@@ -101,6 +102,7 @@ pub fn all() -> Vec<Case> {
         system::list(),
         daemon::list(),
         restore::list(),
+        hangs::list(),
         health::list(),
         stats::list(),
         update::list(),
