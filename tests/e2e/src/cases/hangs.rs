@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -191,7 +191,7 @@ fn full_stdin(ctx: &Ctx) -> Outcome {
     own.done()
 }
 
-fn follow(socket: &PathBuf, path: &str) -> Outcome<Connection> {
+fn follow(socket: &Path, path: &str) -> Outcome<Connection> {
     let mut connection = Connection::open(socket)?;
     connection.request("GET", path, &[], None)?;
     same!(connection.head("GET")?.0, 200);
