@@ -39,6 +39,7 @@ mod restore;
 mod security;
 mod stats;
 mod system;
+mod terraform;
 mod update;
 mod verbs;
 mod volume_driver;
@@ -105,6 +106,7 @@ pub fn all() -> Vec<Case> {
         hangs::list(),
         health::list(),
         stats::list(),
+        terraform::list(),
         update::list(),
         verbs::list(),
         chaos::list(),
