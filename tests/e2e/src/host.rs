@@ -31,7 +31,9 @@ pub fn run(args: &Args) -> Outcome<bool> {
         selected.iter().for_each(|c| println!("{}", c.full_name()));
         return Ok(true);
     }
-    if selected.iter().any(|c| c.group == "docker_py") {
+    let python =
+        |c: &Case| matches!(c.group, "docker_py" | "testcontainers") || c.name == "docker_py";
+    if selected.iter().any(python) {
         prepare_python()?;
     }
     let own = match (&args.binary, &args.dockerd) {
@@ -92,20 +94,23 @@ pub fn python() -> PathBuf {
 /// Makes that virtual environment, once. Needs a way to PyPI, so it happens before the namespaces are entered.
 fn prepare_python() -> Outcome {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-venv");
-    if venv.join("ready").exists() {
+    if venv.join("testcontainers").exists() {
         return Ok(());
     }
     let mut make = Command::new("python3");
     make.args(["-m", "venv"]).arg(&venv);
     let mut install = Command::new(venv.join("bin/pip"));
-    install.args(["install", "--quiet", "docker"]);
+    install.args(["install", "--quiet", "docker", "testcontainers"]);
     for mut command in [make, install] {
         let output = command.output()?;
         if !output.status.success() {
-            fail!("docker-py: {}", String::from_utf8_lossy(&output.stderr));
+            fail!(
+                "docker-py and testcontainers: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
     }
-    Ok(fs::write(venv.join("ready"), "")?)
+    Ok(fs::write(venv.join("testcontainers"), "")?)
 }
 
 /// Runs this program again in network and mount namespaces of its own.

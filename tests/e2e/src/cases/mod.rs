@@ -40,6 +40,7 @@ mod security;
 mod stats;
 mod system;
 mod terraform;
+mod testcontainers;
 mod update;
 mod verbs;
 mod volume_driver;
@@ -107,6 +108,7 @@ pub fn all() -> Vec<Case> {
         health::list(),
         stats::list(),
         terraform::list(),
+        testcontainers::list(),
         update::list(),
         verbs::list(),
         chaos::list(),
