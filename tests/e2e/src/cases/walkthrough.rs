@@ -175,7 +175,7 @@ fn socket_inside_a_terminal(ctx: &Ctx) -> Outcome {
         has!(text, "\"Action\":\"create\"");
         has!(text, "\"Action\":\"attach\"");
         has!(text, "\"Action\":\"start\"");
-        has!(text, "\"Action\":\"exec_create: true\"");
+        has!(text, "\"Action\":\"exec_create: true");
         Ok(())
     })
 }
