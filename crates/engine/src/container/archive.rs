@@ -16,11 +16,15 @@ use tokio::{
     net::unix::pipe,
 };
 
-use super::{actor::Command, phase::Phase, plan, record::Definition, registry::Handle};
+use super::{
+    actor::Command, kill::ended, phase::Phase, plan, record::Definition, registry::Handle,
+};
 use crate::{Engine, Inner};
 
 /// A file system of the container that does not answer for so long will not.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// So often a container may end or start just as its files are looked at.
+const TURNS: usize = 20;
 /// Bytes of one piece of an archive.
 const PIECE: usize = 64 << 10;
 
@@ -147,13 +151,12 @@ impl Helper {
         })
     }
 
-    /// The next answer; a failure is an error.
-    async fn answer(&mut self) -> Result<Answer> {
+    /// The next word.
+    async fn hear(&mut self) -> Result<Answer> {
         let broken = |e: std::io::Error| Error::io("read from the helper for files", e);
         loop {
             let mut ready = self.client.readable_mut().await.map_err(broken)?;
             match ready.get_inner_mut().try_recv().map_err(broken)? {
-                Heard::Answer(Answer::Failed(failure)) => return Err(explain(failure)),
                 Heard::Answer(answer) => return Ok(answer),
                 Heard::Pending => ready.clear_ready(),
                 Heard::Closed => return Err(Error::system("the helper for files has ended")),
@@ -161,11 +164,11 @@ impl Helper {
         }
     }
 
-    /// As [`Self::answer`], for those that have to come soon.
-    async fn quick(&mut self) -> Result<Answer> {
-        match tokio::time::timeout(PATIENCE, self.answer()).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Error::system("the container's files do not answer")),
+    /// The next answer; a failure is an error.
+    async fn answer(&mut self) -> Result<Answer> {
+        match self.hear().await? {
+            Answer::Failed(failure) => Err(explain(failure)),
+            answer => Ok(answer),
         }
     }
 }
@@ -174,7 +177,7 @@ fn explain(failure: Failure) -> Error {
     let kind = match failure.kind {
         FailureKind::NotFound => ErrorKind::NotFound,
         FailureKind::Invalid => ErrorKind::InvalidParameter,
-        FailureKind::System => ErrorKind::System,
+        FailureKind::System | FailureKind::Gone => ErrorKind::System,
     };
     Error::new(kind, failure.message)
 }
@@ -196,13 +199,11 @@ impl Engine {
     /// 404 for container or path.
     pub async fn path_stat(&self, name: &str, path: &str) -> Result<PathStat> {
         let handle = self.inner.containers.find(name)?;
-        let sight = self.inner.view(&handle, true).await?;
         let work = Work::Stat {
             path: path.to_owned(),
         };
-        let mut helper = Helper::start(&self.inner, sight, work, None).await?;
-        match helper.quick().await {
-            Ok(Answer::Stat(stat)) => Ok(stat),
+        match self.inner.files(&handle, true, &work, None).await {
+            Ok((_, Answer::Stat(stat))) => Ok(stat),
             Ok(_) => Err(unexpected()),
             Err(error) => Err(name_missing(error, path, name)),
         }
@@ -214,13 +215,11 @@ impl Engine {
     /// 404 for container or path.
     pub async fn read_archive(&self, name: &str, path: &str) -> Result<(PathStat, ArchiveStream)> {
         let handle = self.inner.containers.find(name)?;
-        let sight = self.inner.view(&handle, true).await?;
         let work = Work::Pack {
             path: path.to_owned(),
         };
-        let mut stream = self.stream(sight, work).await?;
-        let stat = match stream.helper.quick().await {
-            Ok(Answer::Stat(stat)) => stat,
+        let (stat, stream) = match self.stream(&handle, true, &work).await {
+            Ok((Answer::Stat(stat), stream)) => (stat, stream),
             Ok(_) => return Err(unexpected()),
             Err(error) => return Err(name_missing(error, path, name)),
         };
@@ -252,28 +251,13 @@ impl Engine {
             },
             read_only_root: spec.security.read_only_rootfs,
         };
-        let (_pass, sight) = loop {
-            let running = handle.snapshot().state.running();
-            let pass = handle.gate.pass(running).await;
-            // A start or an end may have come in between.
-            if handle.snapshot().state.running() == running {
-                break (
-                    pass,
-                    self.inner.look(&handle, &definition, true, true).await?,
-                );
+        let copied = self.inner.copy_in(&handle, &definition, &work, &archive);
+        tokio::select! {
+            result = copied => result.map_err(|error| name_missing(error, &request.path, name))?,
+            () = ended => {
+                return Err(Error::conflict("the copy was broken off: the container is started or removed"));
             }
-        };
-        let mut helper = Helper::start(&self.inner, sight, work, Some(archive)).await?;
-        let answer = tokio::select! {
-            answer = helper.answer() => answer,
-            () = ended => Err(Error::conflict("the copy was broken off: the container is started or removed")),
-        };
-        match answer {
-            Ok(Answer::Done) => {}
-            Ok(_) => return Err(unexpected()),
-            Err(error) => return Err(name_missing(error, &request.path, name)),
         }
-        drop(helper);
         self.note(&handle, "extract-to-dir").await
     }
 
@@ -294,12 +278,9 @@ impl Engine {
                 handle.id
             )));
         }
-        let sight = self.inner.view(&handle, false).await?;
-        let mut stream = self.stream(sight, Work::Export).await?;
-        match stream.helper.quick().await? {
-            Answer::Ready => {}
-            _ => return Err(unexpected()),
-        }
+        let (Answer::Ready, stream) = self.stream(&handle, false, &Work::Export).await? else {
+            return Err(unexpected());
+        };
         self.note(&handle, "export").await?;
         Ok(stream)
     }
@@ -312,32 +293,42 @@ impl Engine {
         let handle = self.inner.containers.find(name)?;
         let definition = self.inner.definition(&handle).await?;
         let dirs = self.inner.store.containers().dirs(&handle.id);
-        let sight = self.inner.look(&handle, &definition, false, false).await?;
         let work = Work::Changes {
             upper: dirs.upper,
             lower: definition.layers.clone(),
         };
-        let mut helper = Helper::start(&self.inner, sight, work, None).await?;
+        let (mut helper, mut said) = self.inner.files(&handle, false, &work, None).await?;
         let mut all = Vec::new();
         loop {
-            match helper.answer().await? {
+            match said {
                 Answer::Changes(mut some) => all.append(&mut some),
                 Answer::Done => return Ok(all),
                 _ => return Err(unexpected()),
             }
+            said = helper.answer().await?;
         }
     }
 
-    async fn stream(&self, sight: Sight, work: Work) -> Result<ArchiveStream> {
-        let (writer, reader) = pipe::pipe().map_err(|e| Error::io("pipe", e))?;
+    async fn stream(
+        &self,
+        handle: &Arc<Handle>,
+        mounts: bool,
+        work: &Work,
+    ) -> Result<(Answer, ArchiveStream)> {
+        let (writer, pipe) = pipe::pipe().map_err(|e| Error::io("pipe", e))?;
         let writer = writer
             .into_blocking_fd()
             .map_err(|e| Error::io("pipe", e))?;
-        Ok(ArchiveStream {
-            pipe: reader,
-            helper: Helper::start(&self.inner, sight, work, Some(writer)).await?,
+        let (helper, said) = self
+            .inner
+            .files(handle, mounts, work, Some(&writer))
+            .await?;
+        let stream = ArchiveStream {
+            pipe,
+            helper,
             done: false,
-        })
+        };
+        Ok((said, stream))
     }
 
     async fn note(&self, handle: &Handle, action: &str) -> Result<()> {
@@ -355,9 +346,73 @@ impl Inner {
         self.ask(handle, |reply| Command::Define { reply }).await
     }
 
-    async fn view(self: &Arc<Self>, handle: &Handle, mounts: bool) -> Result<Sight> {
-        let definition = self.definition(handle).await?;
-        self.look(handle, &definition, mounts, false).await
+    /// Unpacks into the container; keeps others out while it does, and nobody when it is done: who starts the container
+    /// waits with its actor, which must not be asked anything until then.
+    async fn copy_in(
+        self: &Arc<Self>,
+        handle: &Arc<Handle>,
+        definition: &Definition,
+        work: &Work,
+        archive: &OwnedFd,
+    ) -> Result<()> {
+        for _ in 0..TURNS {
+            let before = handle.snapshot();
+            let running = before.state.running();
+            let _pass = handle.gate.pass(running).await;
+            // A start or an end may have come in between.
+            if handle.snapshot().state.running() != running {
+                continue;
+            }
+            let sight = self.look(handle, definition, true, true).await?;
+            let data = archive.try_clone().map_err(|e| Error::io("dup", e))?;
+            let mut helper = Helper::start(self, sight, work.clone(), Some(data)).await?;
+            match helper.hear().await? {
+                Answer::Done => return Ok(()),
+                Answer::Failed(failure) if failure.kind == FailureKind::Gone => {
+                    if !ended(handle, before.exits, Some(PATIENCE)).await {
+                        return Err(explain(failure));
+                    }
+                }
+                Answer::Failed(failure) => return Err(explain(failure)),
+                _ => return Err(unexpected()),
+            }
+        }
+        Err(Error::conflict(
+            "the container starts and ends too often to copy into it",
+        ))
+    }
+
+    /// Has a helper look at the container's files; gives its first answer. `data` is its end of a pipe.
+    async fn files(
+        self: &Arc<Self>,
+        handle: &Arc<Handle>,
+        mounts: bool,
+        work: &Work,
+        data: Option<&OwnedFd>,
+    ) -> Result<(Helper, Answer)> {
+        for _ in 0..TURNS {
+            let exits = handle.snapshot().exits;
+            let definition = self.definition(handle).await?;
+            let sight = self.look(handle, &definition, mounts, false).await?;
+            let data = data.map(OwnedFd::try_clone).transpose();
+            let data = data.map_err(|e| Error::io("dup", e))?;
+            let mut helper = Helper::start(self, sight, work.clone(), data).await?;
+            let said = tokio::time::timeout(PATIENCE, helper.hear())
+                .await
+                .map_err(|_| Error::system("the container's files do not answer"))??;
+            match said {
+                Answer::Failed(failure) if failure.kind == FailureKind::Gone => {
+                    if !ended(handle, exits, Some(PATIENCE)).await {
+                        return Err(explain(failure));
+                    }
+                }
+                Answer::Failed(failure) => return Err(explain(failure)),
+                said => return Ok((helper, said)),
+            }
+        }
+        Err(Error::conflict(
+            "the container starts and ends too often to look at its files",
+        ))
     }
 
     /// How to see the container's root as it is now.

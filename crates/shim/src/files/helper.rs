@@ -15,7 +15,9 @@ use rustix::{
     process::{DumpableBehavior, PidfdFlags, Signal},
 };
 
-use super::{Answer, Failure, FailureKind, FilesRequest, Work, changes, extract, pack, tree::Tree};
+use super::{
+    Answer, Failure, FailureKind, FilesRequest, ViewPlan, Work, changes, extract, pack, tree::Tree,
+};
 use crate::frame::{FRAME_LIMIT, FrameReader, FrameWriter, LAUNCH_LIMIT, Received};
 
 /// Carries out the one request that comes over `control`.
@@ -69,7 +71,13 @@ fn carry_out(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let descriptors = rustix::fs::open("/proc/self/fd", flags, Mode::empty())
         .map_err(|e| super::tree::trouble("open /proc/self/fd", e))?;
-    let root = view::root(&request.view).map_err(unseen)?;
+    let root = view::root(&request.view).map_err(|failure| match request.view {
+        ViewPlan::Running { .. } => Failure {
+            kind: FailureKind::Gone,
+            message: failure.message,
+        },
+        ViewPlan::Idle { .. } => unseen(failure),
+    })?;
     let tree = Tree { root, descriptors };
     let deaf = |error: io::Error| super::tree::trouble("answer the daemon", error);
     let pipe = || data.ok_or_else(|| super::tree::invalid("the request came without a pipe"));

@@ -35,7 +35,7 @@ pub struct FilesRequest {
 }
 
 /// Paths are the container's, as the client gave them: relative ones begin at the root.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Work {
     Stat {
         path: String,
@@ -110,6 +110,8 @@ pub enum FailureKind {
     Invalid,
     /// Something failed.
     System,
+    /// The root of a running container could not be opened: most likely it has just ended.
+    Gone,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
