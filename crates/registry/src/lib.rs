@@ -23,6 +23,7 @@ mod uri;
 pub use auth::{Credentials, Login};
 pub use dns::lookup;
 pub use failure::Failure;
+pub use proxy::Proxies;
 pub use session::{Actions, Manifest, Registry, Session, Target};
 pub use settings::{Limits, Settings};
 pub use transfer::BlobStream;
