@@ -39,11 +39,24 @@ pub struct PullRequest {
 
 /// The registry client as the daemon is configured.
 pub(crate) fn registry(config: &longshore_model::config::DaemonConfig) -> Arc<Registry> {
-    Registry::new(Settings::new(
+    let mut settings = Settings::new(
         config.insecure_registries.clone(),
         config.registry_mirrors.clone(),
         format!("longshore/{}", env!("CARGO_PKG_VERSION")),
-    ))
+    );
+    settings.limits.attempts = config.max_download_attempts;
+    let [http, https, exceptions] = &config.proxies;
+    let proxies = &mut settings.proxies;
+    for (own, said) in [
+        (&mut proxies.http, http),
+        (&mut proxies.https, https),
+        (&mut proxies.exceptions, exceptions),
+    ] {
+        if let Some(said) = said {
+            own.clone_from(said);
+        }
+    }
+    Registry::new(settings)
 }
 
 /// An event about a name rather than an image, as dockerd has it for pull and push.

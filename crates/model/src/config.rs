@@ -66,6 +66,10 @@ pub struct DaemonConfig {
     /// Registries reachable by plain HTTP or with unverified certificates.
     pub insecure_registries: Vec<String>,
     pub registry_mirrors: Vec<String>,
+    /// Proxies for registries, where they differ from the environment's: for HTTP, for HTTPS, and who is reached directly.
+    pub proxies: [Option<String>; 3],
+    /// Tries of a download that makes no progress.
+    pub max_download_attempts: u32,
     /// Layers that are fetched at the same time, over all pulls.
     pub max_concurrent_downloads: usize,
     /// Layers that one push sends at the same time.

@@ -158,11 +158,12 @@ impl Registry {
             .map_err(|e| Failure::Content(Error::system(e.to_string())))?
             .map_err(|why| Failure::Content(Error::system(why)))?;
         let plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_plain = |e: &Endpoint| plain.contains(&e.base.replacen("https://", "http://", 1));
-        Ok(found
-            .into_iter()
-            .filter(|e| !e.base.starts_with("https://") || !has_plain(e))
-            .collect())
+        let (secure, other): (Vec<_>, Vec<_>) = found.into_iter().partition(|e| {
+            e.base.starts_with("https://")
+                && plain.contains(&e.base.replacen("https://", "http://", 1))
+        });
+        // Without TLS first where that has worked; with it all the same when it does not any more.
+        Ok(other.into_iter().chain(secure).collect())
     }
 }
 
@@ -334,10 +335,14 @@ impl Session {
     /// # Errors
     /// The failure, when another try does not help or there have been enough.
     pub async fn pause(&self, failure: &Failure, attempt: &mut u32) -> Result<(), Failure> {
-        if *attempt >= self.limits().attempts || !failure.again() {
+        let limits = self.limits();
+        // A registry that wants us to come back tomorrow: the user should hear of it now.
+        let too_long = failure
+            .retry_after()
+            .is_some_and(|wait| wait > limits.pause_max);
+        if *attempt >= limits.attempts || too_long || !failure.again() {
             return Err(failure.clone());
         }
-        let limits = self.limits();
         let pause = limits.pause * 2u32.saturating_pow(*attempt - 1);
         let pause = failure.retry_after().unwrap_or(pause).min(limits.pause_max);
         tracing::debug!(attempt, ?pause, "registry: {failure}");

@@ -198,7 +198,11 @@ impl Session {
                 .await;
             match sent {
                 Ok(reply) if reply.status == StatusCode::ACCEPTED => {
-                    offset = received(&reply).unwrap_or(content.size);
+                    offset = match received(&reply) {
+                        Some(there) if there > offset => there.min(content.size),
+                        // It has taken the chunk, and does not say how far that goes.
+                        _ => content.size,
+                    };
                     place = self.place(endpoint, reply).await?;
                 }
                 Ok(reply) => return Err(reply.unexpected().await),

@@ -34,6 +34,8 @@ pub(crate) fn config() -> DaemonConfig {
         cgroup_parent: String::new(),
         shutdown_timeout: 15,
         insecure_registries: Vec::new(),
+        proxies: [None, None, None],
+        max_download_attempts: 5,
         max_concurrent_downloads: 3,
         max_concurrent_uploads: 5,
         registry_mirrors: Vec::new(),

@@ -58,6 +58,18 @@ pub fn build(settings: &Settings) -> Result<DaemonConfig, String> {
         },
         insecure_registries: settings.list("insecure-registries"),
         registry_mirrors: settings.list("registry-mirrors"),
+        proxies: ["http-proxy", "https-proxy", "no-proxy"].map(|name| {
+            let said = settings.text(name);
+            said.or_else(|| settings.field("http-proxy", name))
+                .map(str::to_owned)
+        }),
+        max_download_attempts: match settings.number("max-download-attempts") {
+            None => 5,
+            Some(number) => u32::try_from(number)
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or_else(|| format!("invalid max download attempts: {number}"))?,
+        },
         max_concurrent_downloads: at_once(settings, "max-concurrent-downloads", 3)?,
         max_concurrent_uploads: at_once(settings, "max-concurrent-uploads", 5)?,
         default_cgroupns_mode: cgroupns_mode(settings)?,

@@ -139,6 +139,12 @@ impl Settings {
             .filter(|text| !text.is_empty())
     }
 
+    /// A field of an option that is an object in the file, and has a flag for each field.
+    pub fn field(&self, name: &str, field: &str) -> Option<&str> {
+        let object = self.values.get(name).and_then(Value::as_object);
+        object.and_then(|o| o.get(field)).and_then(Value::as_str)
+    }
+
     pub fn number(&self, name: &str) -> Option<i64> {
         self.values.get(name).and_then(Value::as_i64)
     }

@@ -274,6 +274,8 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -335,5 +337,34 @@ mod tests {
             crate::tarball::codec::digest(&bytes),
             "sha256:7e880495e9776786f5d950141cba7bdc148ddaf34a4d980d79e96e989a90b8f6"
         );
+    }
+
+    proptest! {
+        /// Documents come from anybody.
+        #[test]
+        fn documents_never_panic(
+            text in "\\PC{0,60}",
+            kind in prop::sample::select(vec!["null", "{}", "[]", "1", "\"\"", "-1", "1e99", "[null]", "[{}]", "{\"digest\":\"x\",\"size\":1}"]),
+            field in prop::sample::select(vec!["manifests", "layers", "config", "mediaType", "rootfs", "history", "platform", "architecture", "annotations"]),
+        ) {
+            for text in [text, format!("{{\"{field}\":{kind}}}"), format!("{{\"manifests\":[{{\"{field}\":{kind}}}]}}")] {
+                let _ = serde_json::from_str::<Manifest>(&text);
+                let _ = ImageConfig::parse(text.as_bytes());
+                if let Ok(index) = serde_json::from_str::<Index>(&text) {
+                    for entry in index.manifests {
+                        let _ = (entry.is_attestation(), entry.platform.map(|p| (p.text(), p.level(), Platform::host().runs(&p))));
+                    }
+                }
+                let _ = Platform::parse(&text);
+            }
+        }
+
+        #[test]
+        fn platforms_read_back(text in "[a-z]{2,6}/[a-z0-9]{2,6}(/v[0-9])?") {
+            if let Some(platform) = Platform::parse(&text) {
+                prop_assert_eq!(Platform::parse(&platform.text()), Some(platform.clone()));
+                prop_assert!(platform.runs(&platform));
+            }
+        }
     }
 }
