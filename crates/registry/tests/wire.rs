@@ -1,5 +1,7 @@
 //! The client against servers of the test's own: TLS with an authority and a client's certificate, mirrors, a proxy, stalls.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
