@@ -19,6 +19,7 @@ use e2e::{
 };
 use serde_json::{Value, json};
 
+use super::own::Own;
 use crate::{
     cases::cases,
     context::{Ctx, now},
@@ -33,7 +34,9 @@ pub fn list() -> Vec<Case> {
         running_tmpfs, whole_root, special_files, changes, changes_of_created, export, export_running, events_of_copies, large_file,
         client_that_goes, client_that_does_not_read, start_beside_copies, swapped_links, cli_both_ways, cli_archive_mode, docker_py,
     )
-    .to_vec()
+    .into_iter()
+    .chain(cases!("copy", Daemon; killed_daemon))
+    .collect()
 }
 
 /// One entry of an archive.
@@ -1097,4 +1100,52 @@ k.remove()
         "Could not find the file /nope in container"
     );
     Ok(())
+}
+
+/// A process for files whose parent's parent is the daemon.
+fn helper_of(daemon: u32) -> Option<u32> {
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(')')?;
+        fields.split_whitespace().nth(1)?.parse().ok()
+    };
+    let all = fs::read_dir("/proc").ok()?;
+    all.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+        .find(|pid: &u32| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.starts_with("longshore-files") && parent(*pid).and_then(parent) == Some(daemon)
+        })
+}
+
+/// The daemon dies while copies run: their helpers go, the container is as startable as before.
+fn killed_daemon(ctx: &Ctx) -> Outcome {
+    let mut own = Own::start(ctx)?;
+    let id = own.ctx.create(
+        "c",
+        &json!({"Cmd": ["sh", "-c", "cat /whole"], "HostConfig": {"Binds": ["cp-vol:/vol"]}}),
+    )?;
+    put(&own.ctx, &id, "/", &pack(&[("whole", file("there\n"))])?)?.expect(200)?;
+    let mut writing = own.ctx.connect()?;
+    let head = format!(
+        "PUT /containers/{id}/archive?path=/ HTTP/1.1\r\nHost: d\r\nContent-Length: 100000\r\n\r\n"
+    );
+    writing.send(head.as_bytes())?;
+    writing.send(&pack(&[("part", file(&"z".repeat(9000)))])?[..4000])?;
+    let mut reading = own.ctx.connect()?;
+    reading.request("GET", &archive_path(&id, "/"), &[], None)?;
+    reading.head("GET")?;
+    let daemon = own.engine.pid();
+    let helper = e2e::check::until(10, "the helper", || Ok(helper_of(daemon)))?;
+    own.crash()?;
+    e2e::check::until(5, "end of the helper", || {
+        let name = fs::read_to_string(format!("/proc/{helper}/comm"));
+        Ok((!name.is_ok_and(|n| n.starts_with("longshore-files"))).then_some(()))
+    })?;
+    drop(reading);
+    own.ctx.start(&id)?;
+    same!(own.ctx.wait(&id)?, 0);
+    same!(own.ctx.logs(&id, "")?.0, "there\n");
+    own.ctx.remove(&id)?;
+    own.ctx.delete("/volumes/cp-vol")?.expect(204)?;
+    own.done()
 }
