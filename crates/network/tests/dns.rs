@@ -218,7 +218,7 @@ impl World {
     /// Serves the container, from a thread of the host.
     fn attach(&self, scope: Scope) {
         self.host.run(|| {
-            let sockets = place::open_in(self.container.fd.as_fd()).unwrap();
+            let sockets = place::open_in(self.container.fd.as_fd(), "c").unwrap();
             self.resolver.attach("c", sockets, scope).unwrap();
         });
     }
@@ -298,6 +298,28 @@ fn changes_are_seen_at_once_and_detaching_ends_it() {
     world.resolver.detach("c");
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(ask(&world.container, "new", A), None);
+}
+
+/// A daemon that comes back: the same port, and rules that are left as they are.
+#[test]
+fn rules_are_kept_where_they_are_right() {
+    let world = World::new();
+    let rules = || world.container.shell("nft -a list ruleset");
+    world.attach(World::scope(&[]));
+    let before = rules();
+    assert!(
+        before.contains("udp dport 53 dnat ip to 127.0.0.11:"),
+        "{before}"
+    );
+    world.resolver.detach("c");
+    std::thread::sleep(Duration::from_millis(100));
+    world.attach(World::scope(&[]));
+    assert_eq!(rules(), before);
+    assert_eq!(ask(&world.container, "one", A).unwrap().count, 1);
+    // While the old sockets are there another port is taken.
+    world.attach(World::scope(&[]));
+    assert_ne!(rules(), before);
+    assert_eq!(ask(&world.container, "one", A).unwrap().count, 1);
 }
 
 #[test]

@@ -23,9 +23,9 @@ pub(crate) fn served(plugged: &[Plugged]) -> bool {
 }
 
 /// What the launcher has to prepare in the container's namespace.
-pub(crate) fn plan(plugged: &[Plugged]) -> Option<ResolverPlan> {
+pub(crate) fn plan(id: &ContainerId, plugged: &[Plugged]) -> Option<ResolverPlan> {
     served(plugged).then(|| {
-        let port = place::random_port();
+        let port = place::port_of(id.as_str());
         ResolverPlan {
             address: place::ADDRESS,
             port,
@@ -130,7 +130,7 @@ pub(crate) fn follow(
     if before {
         engine.dns.set_scope(id, scope());
     } else if served(plugged) {
-        engine.dns.attach(id, place::open_in(netns)?, scope())?;
+        engine.dns.attach(id, place::open_in(netns, id)?, scope())?;
         files::use_name_server(engine, definition);
     }
     announce(engine, definition, plugged);
@@ -150,7 +150,7 @@ pub(crate) fn take_over(engine: &Inner, definition: &Definition, run: &RunRecord
     }
     let netns = std::fs::File::open(format!("/proc/{}/ns/net", run.state.pid()))
         .map_err(|e| Error::io("open the container's network namespace", e))?;
-    let sockets = place::open_in(netns.as_fd())?;
+    let sockets = place::open_in(netns.as_fd(), definition.id.as_str())?;
     let scope = scope(engine, definition, &run.endpoints);
     engine.dns.attach(definition.id.as_str(), sockets, scope)
 }

@@ -360,7 +360,7 @@ impl SetUp {
             joins: self.joins,
         };
         let mut plan = plan::build(definition, &around)?;
-        plan.resolver = dns::plan(&self.endpoints);
+        plan.resolver = dns::plan(&definition.id, &self.endpoints);
         let (attach, sockets) = self.clients.into_iter().unzip();
         let request = LaunchRequest {
             plan,

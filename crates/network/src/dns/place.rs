@@ -36,14 +36,35 @@ pub struct Sockets {
     pub tcp: OwnedFd,
 }
 
-/// A port for the sockets that nobody guesses and that programs rarely bind. In a fresh namespace it is free.
-pub fn random_port() -> u16 {
-    0xc000 | (u16::from_be_bytes(random_bytes()) & 0x3fff)
+/// The port for a container's sockets, always the same one, in a range that programs rarely bind. In a fresh namespace it
+/// is free; and a daemon that comes back finds the rules as it needs them.
+pub fn port_of(container: &str) -> u16 {
+    // FNV-1a
+    let hash = container.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    port_from((hash ^ (hash >> 16)) as u16)
 }
 
-/// nf_tables messages, one transaction, that lead 127.0.0.11:53 to 127.0.0.11:`port`.
+fn port_from(bits: u16) -> u16 {
+    0xc000 | (bits & 0x3fff)
+}
+
+/// nf_tables messages, one transaction, that lead 127.0.0.11:53 to 127.0.0.11:`port` in a fresh namespace.
 pub fn redirection(port: u16) -> Vec<u8> {
-    nft::replacement(TABLE, &ruleset(port)).into_bytes()
+    nft::creation(TABLE, &ruleset(port)).into_bytes()
+}
+
+/// Do the rules of the calling thread's namespace lead to this port already?
+fn leads_to(port: u16) -> io::Result<bool> {
+    // The attribute that loads the port: length, NFTA_DATA_VALUE, value.
+    let [high, low] = port.to_be_bytes();
+    let length = 6u16.to_ne_bytes();
+    let kind = 1u16.to_ne_bytes();
+    let wanted = [length[0], length[1], kind[0], kind[1], high, low];
+    let rules = nft::rules_of(TABLE)?;
+    let loads = |rule: &&Vec<u8>| rule.windows(wanted.len()).any(|bytes| bytes == wanted);
+    Ok(rules.len() == 2 && rules.iter().filter(loads).count() == 2)
 }
 
 fn ruleset(port: u16) -> Ruleset {
@@ -92,18 +113,25 @@ fn ruleset(port: u16) -> Ruleset {
     }
 }
 
-/// Opens sockets in the namespace of a container that runs, and makes the rules, in place of those that are there.
+/// Opens sockets in the namespace of a container that runs, and makes the rules, in place of those that are there, unless
+/// they are right.
 ///
 /// # Errors
 /// The namespace is gone or not ours to enter; no free port; what nf_tables answered.
-pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Sockets> {
+pub fn open_in(namespace: BorrowedFd<'_>, container: &str) -> Result<Sockets> {
+    let usual = port_of(container);
     let work = || {
         namespace::enter(namespace, libc::CLONE_NEWNET)?;
         let mut attempts = 0;
         loop {
+            let port = if attempts == 0 {
+                usual
+            } else {
+                port_from(u16::from_be_bytes(random_bytes()))
+            };
             attempts += 1;
-            let port = random_port();
             match open(port) {
+                Ok(sockets) if leads_to(port)? => return Ok(sockets),
                 Ok(sockets) => {
                     nft::install(nft::replacement(TABLE, &ruleset(port)))?;
                     return Ok(sockets);

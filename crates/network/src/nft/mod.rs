@@ -197,6 +197,32 @@ pub fn replacement(table: &str, ruleset: &Ruleset) -> Batch {
     // Deleting what is not there would fail, hence the first line.
     table_message(&mut batch, table, message::NEW_TABLE, flags::CREATE);
     table_message(&mut batch, table, message::DEL_TABLE, 0);
+    fill(batch, table, ruleset)
+}
+
+/// The transaction that makes a table where there is none. Unlike [`replacement`] it leaves nothing for the kernel to destroy,
+/// for which the closing of a netfilter socket would wait: a grace period of RCU, ten milliseconds.
+pub fn creation(table: &str, ruleset: &Ruleset) -> Batch {
+    fill(begin(), table, ruleset)
+}
+
+/// The bytes of all rules of a table in the calling thread's network namespace; empty without the table.
+///
+/// # Errors
+/// No netfilter socket.
+pub fn rules_of(table: &str) -> std::io::Result<Vec<Vec<u8>>> {
+    let mut rules = Vec::new();
+    let mut batch = Batch::new();
+    start(&mut batch, message::GET_RULE, flags::DUMP).string(NFTA_TABLE, table);
+    let listed = Socket::open(Netlink::Netfilter)?.dump(&mut batch, |m| {
+        if table_of(m) == table {
+            rules.push(m.payload.to_vec());
+        }
+    });
+    Ok(listed.map(|()| rules).unwrap_or_default())
+}
+
+fn fill(mut batch: Batch, table: &str, ruleset: &Ruleset) -> Batch {
     table_message(&mut batch, table, message::NEW_TABLE, flags::CREATE);
     for set in &ruleset.sets {
         set.write(start(&mut batch, message::NEW_SET, flags::CREATE), table);
