@@ -57,6 +57,18 @@ pub fn enable_ipv6(bridge: &str) {
     let _ = set(&format!("ipv6/conf/{bridge}/accept_ra"), "0");
 }
 
+/// Writes `net/...` below /proc/sys, as the calling thread's network namespace sees it.
+///
+/// # Errors
+/// A name outside net, or what the kernel says.
+pub fn write_setting(name: &str, value: &str) -> io::Result<()> {
+    let inside = name
+        .strip_prefix("net/")
+        .filter(|rest| !rest.split('/').any(|part| part.is_empty() || part == ".."))
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    fs::write(path(inside), value)
+}
+
 /// IPv6 on a container's interface, in the calling thread's namespace.
 pub fn switch_ipv6(interface: &str, on: bool) {
     // A kernel without IPv6 has no such switch.

@@ -80,6 +80,23 @@ impl Manager {
         })
     }
 
+    /// Writes settings below /proc/sys/net as the namespace sees them: (name with slashes, value).
+    ///
+    /// # Errors
+    /// A name outside net, or one that is not there, or a value that the kernel refuses.
+    pub fn set_sysctls(&self, netns: BorrowedFd<'_>, settings: &[(String, String)]) -> Result<()> {
+        if settings.is_empty() {
+            return Ok(());
+        }
+        within(netns, || {
+            for (name, value) in settings {
+                host::write_setting(name, value)
+                    .map_err(|e| Error::io(format!("set sysctl {name}"), e))?;
+            }
+            Ok(())
+        })
+    }
+
     /// Makes these the default routes of `netns`, at most one a family: (interface, gateway). Others go.
     ///
     /// # Errors

@@ -96,6 +96,7 @@ pub(crate) fn build(definition: &Definition, around: &Surroundings<'_>) -> Resul
             .map(|(name, value)| (name.clone(), value.clone())),
     );
     check_sysctls(spec, host_network)?;
+    sysctls.extend(networking::settings(&spec.network, around.plugged)?);
     let own_uts = !spec.uts_host;
     Ok(LaunchPlan {
         id: definition.id.to_string(),

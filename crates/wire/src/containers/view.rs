@@ -188,7 +188,12 @@ pub fn port_map(snapshot: &Snapshot) -> BTreeMap<String, Option<Vec<PortBindingV
             .get_or_insert_default()
             .push(PortBindingView {
                 host_ip: port.host_ip.to_string(),
-                host_port: port.host_port.to_string(),
+                // Of a routed network: the container's own port, none of the host's.
+                host_port: if port.host_port == 0 {
+                    String::new()
+                } else {
+                    port.host_port.to_string()
+                },
             });
     }
     map

@@ -174,7 +174,7 @@ fn warnings(info: &SystemInfo) -> Vec<String> {
 
 fn view(info: SystemInfo, config: &DaemonConfig, version: ApiVersion, tasks: usize) -> Info {
     let warnings = warnings(&info);
-    let bridges: &[&str] = &["bridge", "host", "null"];
+    let bridges: &[&str] = &["bridge", "host", "ipvlan", "macvlan", "null"];
     let or_default = |text: &str, default: &str| match text {
         "" => default.to_owned(),
         text => text.to_owned(),

@@ -23,7 +23,7 @@ pub fn list() -> Vec<Case> {
     [
         cases!("networks", Any;
             made_and_removed, refused, containers_on_it, closed_to_others, connect_and_disconnect, gateway_follows, before_the_start,
-            own_addresses, in_use, pruned, internal, closed_among_themselves, bridge_by_name, ports_on_it, several_at_create, kept_over_stops,
+            own_addresses, in_use, pruned, internal, closed_among_themselves, bridge_by_name, ports_on_it, several_at_create, interface_options, kept_over_stops,
         )
         .to_vec(),
         cases!("networks", Daemon; over_kills, pools_run_out, ).to_vec(),
@@ -617,6 +617,36 @@ fn several_at_create(ctx: &Ctx) -> Outcome {
     }
     let gateway = text(&endpoint(ctx, &id, &c)?["Gateway"]);
     has!(out, &format!("default via {gateway} dev eth0"));
+    Ok(())
+}
+
+fn interface_options(ctx: &Ctx) -> Outcome {
+    if !ctx.api(48) {
+        return Ok(());
+    }
+    make(ctx, "n", &json!({}))?;
+    let net = ctx.name("n");
+    let options = |name: &str| {
+        json!({"DriverOpts": {"com.docker.network.endpoint.ifname": name,
+            "com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.conf.IFNAME.forwarding=0"}})
+    };
+    let body = json!({"NetworkingConfig": {"EndpointsConfig": {net.clone(): options("front0")}}});
+    let id = ctx.launch("c", &on(&net, &body))?;
+    let late = ctx.sleeper("d")?;
+    connect(ctx, &net, &late, options("late0"))?;
+    for (container, name) in [(&id, "front0"), (&late, "late0")] {
+        let script = format!("ip a show {name} && cat /proc/sys/net/ipv4/conf/{name}/log_martians");
+        let out = ctx.exec_sh(container, &script)?.ok()?.stdout;
+        same!(out.lines().last(), Some("1"));
+        let place = endpoint(ctx, container, &net)?;
+        same!(place["DriverOpts"], options(name)["DriverOpts"]);
+    }
+    let bad = json!({"DriverOpts": {"com.docker.network.endpoint.sysctls": "kernel.domainname=x"}});
+    disconnect(ctx, &net, &late)?;
+    let body = json!({"Container": late, "EndpointConfig": bad});
+    let answer = ctx.post(&format!("/networks/{net}/connect"), &body)?;
+    same!(answer.status, 400);
+    has!(answer.message(), "unrecognised network interface sysctl");
     Ok(())
 }
 
