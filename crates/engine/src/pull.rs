@@ -37,6 +37,22 @@ pub struct PullRequest {
     pub credentials: Credentials,
 }
 
+/// Holds blobs for a task. Letting go may mean collecting garbage, which is no work for a thread of the runtime.
+pub(crate) struct Keep(Option<Held>);
+
+impl Keep {
+    pub fn new(held: Held) -> Self {
+        Self(Some(held))
+    }
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        let held = self.0.take();
+        tokio::task::spawn_blocking(move || drop(held));
+    }
+}
+
 /// The registry client as the daemon is configured.
 pub(crate) fn registry(config: &longshore_model::config::DaemonConfig) -> Arc<Registry> {
     let mut settings = Settings::new(
@@ -135,15 +151,15 @@ impl Inner {
             .resolve(object)
             .await
             .map_err(|failure| resolving(failure, reference))?;
-        let _held = Held::blobs(&self.store, vec![target.digest.clone()]);
+        let _held = Keep::new(Held::blobs(&self.store, vec![target.digest.clone()]));
         let title = match &reference.digest {
             Some(_) => reference.canonical(),
             None => object.to_owned(),
         };
         let content = self.content(session, reference, &target, platform).await?;
-        let _all_held = Held::blobs(&self.store, content.digests());
+        let _all_held = Keep::new(Held::blobs(&self.store, content.digests()));
         // Again: what was there at the first look may have gone before it was held.
-        let content = self.refresh(session, content).await?;
+        self.refresh(&content).await?;
         lines
             .send(Line::new(
                 &title,

@@ -21,7 +21,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     Engine, Inner,
-    pull::{Detail, Line, Lines, TICK, name_event},
+    pull::{Detail, Keep, Line, Lines, TICK, name_event},
 };
 
 /// Repositories that are asked to lend a blob.
@@ -129,7 +129,8 @@ impl Inner {
     ) -> Result<()> {
         let missing = || Error::not_found(format!("tag does not exist: {}", reference.familiar()));
         let named = self.images().tag_named(reference).ok_or_else(missing)?;
-        let _held = Held::take(&self.store, &named.tag.image).ok_or_else(missing)?;
+        let held = Held::take(&self.store, &named.tag.image).ok_or_else(missing)?;
+        let _held = Keep::new(held);
         let image = self.images().get(&named.tag.image).ok_or_else(missing)?;
         let (inner, wanted, of) = (self.clone(), platform.cloned(), image.clone());
         let plan = crate::blocking(move || inner.plan_push(&of, wanted.as_ref())).await?;

@@ -173,13 +173,13 @@ impl Inner {
     }
 
     /// Documents that were here at the first look, and then not any more, are kept again.
-    pub(super) async fn refresh(&self, _session: &Session, content: Content) -> Result<Content> {
+    pub(super) async fn refresh(&self, content: &Content) -> Result<()> {
         for (digest, bytes) in &content.documents {
             if self.known(digest).await.is_none() {
                 self.keep(digest, bytes.clone()).await?;
             }
         }
-        Ok(content)
+        Ok(())
     }
 
     async fn known(&self, digest: &str) -> Option<Vec<u8>> {
