@@ -4,6 +4,7 @@
 //! the same machine. What counts is the ratio of the medians; the figures themselves belong to the machine.
 
 mod cycle;
+mod images;
 mod memory;
 mod report;
 mod stats;
@@ -52,7 +53,10 @@ struct Args {
     /// Cycles after which the memory of the idle engine is measured again.
     #[arg(long, default_value_t = 1000)]
     cycles: usize,
-    /// Only these of: cycle, cli, flight, alive, memory (comma separated).
+    /// Images of the measures with many.
+    #[arg(long, default_value_t = 1000)]
+    many: usize,
+    /// Only these of: cycle, cli, flight, alive, memory, images (comma separated).
     #[arg(long)]
     only: Option<String>,
     /// A `docker load` archive with busybox.
@@ -131,10 +135,10 @@ fn run(args: &Args) -> Outcome {
         None => side(&args.dockerd, scratch.0.join("peer"))?,
     };
     let ours = side(&args.longshore, scratch.0.join("ours"))?;
-    let sides = [peer, ours];
+    let mut sides = [peer, ours];
     let archive = match &args.images {
         Some(path) => path.clone(),
-        None => images(&scratch.0)?,
+        None => test_images(&scratch.0)?,
     };
     for side in &sides {
         engine::load(&side.socket, "busybox:latest", &archive)?;
@@ -192,6 +196,12 @@ fn run(args: &Args) -> Outcome {
                 &much,
             );
         }
+    }
+    if wanted("images") {
+        eprintln!("images");
+        let samples = args.samples.div_ceil(12).max(3);
+        images::large(&mut report, &sides, &archive, samples)?;
+        images::many(&mut report, &mut sides, &scratch.0, args.many, samples)?;
     }
     if wanted("alive") || wanted("memory") {
         alive(args, &mut report, &sides, wanted("alive"), wanted("memory"))?;
@@ -310,7 +320,7 @@ fn docker_run(socket: &Path) -> Outcome<Duration> {
 }
 
 /// Makes the archive that holds busybox.
-fn images(folder: &Path) -> Outcome<PathBuf> {
+fn test_images(folder: &Path) -> Outcome<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tools/make-images.sh");
     let path = folder.join("images.tar");
     let status = Command::new("bash")

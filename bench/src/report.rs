@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::{
+    images::Spent,
     memory::Weight,
     stats::{Samples, middle},
 };
@@ -63,6 +64,25 @@ impl Report {
         let raw =
             json!({"peer_ms": samples[0].milliseconds(), "ours_ms": samples[1].milliseconds()});
         self.add(what, [show(&samples[0]), show(&samples[1])], ratio, raw);
+    }
+
+    /// What something cost: the highest peak of resident memory, and the middle of the processors' seconds.
+    pub fn spent(&mut self, what: &str, spent: &[Vec<Spent>; 2]) {
+        let peak = |i: usize| spent[i].iter().map(|s| s.peak).fold(0.0, f64::max);
+        let cpu = |i: usize| middle(&spent[i].iter().map(|s| s.cpu).collect::<Vec<_>>());
+        let raw = json!({"peer": [peak(0), cpu(0)], "ours": [peak(1), cpu(1)]});
+        self.add(
+            &format!("peak memory (RSS) of a {what}"),
+            [0, 1].map(|i| format!("{:.1} MB", peak(i))),
+            share(peak(0), peak(1)),
+            raw.clone(),
+        );
+        self.add(
+            &format!("processor seconds of a {what}"),
+            [0, 1].map(|i| format!("{:.2} s", cpu(i))),
+            share(cpu(0), cpu(1)),
+            raw,
+        );
     }
 
     /// Rates: the ratio says how many times more ours does.

@@ -10,6 +10,10 @@ use std::{
 pub struct Samples(Vec<Duration>);
 
 impl Samples {
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
     pub fn push(&mut self, time: Duration) {
         self.0.push(time);
     }

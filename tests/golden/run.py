@@ -19,7 +19,8 @@ spec = importlib.util.spec_from_file_location("wire", ROOT / "tests/tools/wire.p
 wire = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(wire)
 
-SCENARIOS = ["01-seed-curl", "02-cli-run", "03-cli-lifecycle", "04-cli-exec", "06-cli-networks", "07-cli-volumes", "10-compose"]
+SCENARIOS = ["01-seed-curl", "02-cli-run", "03-cli-lifecycle", "04-cli-exec", "05a-images", "06-cli-networks", "07-cli-volumes",
+             "10-compose"]
 OUTPUTS = ["02-cli-run", "04-cli-exec"]  # what containers see and users read is compared line by line
 # What depends on the moment of an exchange: (scenario, exchange, difference), left out of the comparison.
 MOMENTS = [("10-compose", "GET /containers/demo-db-*/json", ".ExecIDs: * -> *")]  # does a health probe run just now?

@@ -29,6 +29,8 @@ const BACKLOG_LIMIT: usize = 100_000;
 pub(crate) struct Hub {
     state: Mutex<HubState>,
     listeners: AtomicUsize,
+    /// Told after each batch of events that may have changed what the disk holds.
+    pub(crate) stirred: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -59,6 +61,12 @@ impl Hub {
     pub(crate) fn publish(&self, events: &[Event]) {
         if events.is_empty() {
             return;
+        }
+        if events
+            .iter()
+            .any(|e| e.kind == "image" || e.kind == "container")
+        {
+            self.stirred.notify_one();
         }
         let mut state = self.lock();
         for event in events {

@@ -17,13 +17,16 @@ use crate::{
 };
 
 mod commit;
+mod gc;
 mod inspect;
 mod list;
 mod prune;
 mod remove;
 mod save;
+mod search;
 
 pub use commit::Commit;
+pub(crate) use gc::LastUse;
 pub use save::SavedImages;
 
 /// Progress of a load: one text a line of Docker's JSON stream (its `stream` field).
@@ -194,6 +197,7 @@ impl Inner {
         let ready = |store: &Store, unpack: bool| -> Result<Option<ContainerImage>> {
             let images = store.images();
             let resolved = images.resolve(&name)?;
+            self.last_use.note(resolved.image.id());
             let missing = || Error::not_found(format!("No such image: {name}"));
             let lease = Lease::take(store, resolved.image.id()).ok_or_else(missing)?;
             let image = lease.image().clone();

@@ -66,6 +66,7 @@ pub(crate) struct Inner {
     /// False when the store lost records: nothing is swept by them then.
     pub(crate) store_whole: bool,
     pub(crate) hub: Arc<events::Hub>,
+    pub(crate) last_use: image::LastUse,
     pub(crate) containers: Registry,
     pub(crate) execs: Execs,
     pub(crate) volumes: volume::Volumes,

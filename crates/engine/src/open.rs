@@ -42,6 +42,7 @@ impl Engine {
         }
         container::recover::recover(&engine.inner).await?;
         engine.undo_commit_pauses().await;
+        engine.watch_image_pressure();
         Ok(engine)
     }
 }
@@ -88,6 +89,7 @@ fn open(config: DaemonConfig, runtime: tokio::runtime::Handle) -> Result<Inner> 
     Ok(Inner {
         id,
         hub,
+        last_use: crate::image::LastUse::default(),
         containers: container::registry::Registry::default(),
         execs: container::exec::Execs::default(),
         volumes: Volumes::open(&store)?,

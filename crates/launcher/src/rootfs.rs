@@ -59,6 +59,9 @@ fn overlay(plan: &RootfsPlan) -> io::Result<OwnedFd> {
     set_layers(&context, &plan.lower)?;
     fsconfig_set_string(&context, "upperdir", &plan.upper)?;
     fsconfig_set_string(&context, "workdir", &plan.work)?;
+    // Some kernels' defaults differ: the upper directory alone must tell what changed (commit, diff).
+    fsconfig_set_string(&context, "redirect_dir", "off")?;
+    fsconfig_set_string(&context, "metacopy", "off")?;
     fsconfig_create(&context)?;
     Ok(fsmount(
         &context,
@@ -123,7 +126,7 @@ fn classic_overlay(plan: &RootfsPlan) -> io::Result<OwnedFd> {
     };
     let lower: io::Result<Vec<String>> = plan.lower.iter().map(|p| relative(p)).collect();
     let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
+        "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off",
         lower?.join(":"),
         relative(&plan.upper)?,
         relative(&plan.work)?

@@ -35,6 +35,19 @@ pub struct AddressPool {
     pub size: u8,
 }
 
+/// When images are removed because the disk fills up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageGc {
+    /// Percent of the data root's file system in use above which images go.
+    pub high: u8,
+    /// Percent below which no more go.
+    pub low: u8,
+    /// Labels (`key` or `key=value`) of images that stay.
+    pub keep: Vec<String>,
+    /// Images that came, got a name or were used so lately stay.
+    pub min_age: std::time::Duration,
+}
+
 /// The daemon's configuration.
 #[derive(Clone, Debug)]
 pub struct DaemonConfig {
@@ -74,6 +87,8 @@ pub struct DaemonConfig {
     pub max_concurrent_downloads: usize,
     /// Layers that one push sends at the same time.
     pub max_concurrent_uploads: usize,
+    /// None: images stay until somebody removes them.
+    pub image_gc: Option<ImageGc>,
     pub default_cgroupns_mode: Option<String>,
     pub no_new_privileges: bool,
 }

@@ -151,7 +151,11 @@ impl Registry {
         Err(first.unwrap_or_else(|| no_endpoint(server)))
     }
 
-    async fn endpoints(&self, registry: &str) -> Result<Vec<Endpoint>, Failure> {
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.settings.clone())
+    }
+
+    pub(crate) async fn endpoints(&self, registry: &str) -> Result<Vec<Endpoint>, Failure> {
         let (settings, name) = (self.settings.clone(), registry.to_owned());
         let found = tokio::task::spawn_blocking(move || endpoints(&settings, &name))
             .await

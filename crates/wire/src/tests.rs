@@ -38,6 +38,7 @@ pub(crate) fn config() -> DaemonConfig {
         max_download_attempts: 5,
         max_concurrent_downloads: 3,
         max_concurrent_uploads: 5,
+        image_gc: None,
         registry_mirrors: Vec::new(),
         default_cgroupns_mode: None,
         no_new_privileges: false,

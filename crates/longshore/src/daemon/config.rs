@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use longshore_model::config::{AddressPool, BridgeConfig, DaemonConfig, Listen};
+use longshore_model::config::{AddressPool, BridgeConfig, DaemonConfig, ImageGc, Listen};
 use serde_json::Value;
 
 use super::settings::Settings;
@@ -72,6 +72,7 @@ pub fn build(settings: &Settings) -> Result<DaemonConfig, String> {
         },
         max_concurrent_downloads: at_once(settings, "max-concurrent-downloads", 3)?,
         max_concurrent_uploads: at_once(settings, "max-concurrent-uploads", 5)?,
+        image_gc: image_gc(settings.value("image-gc"))?,
         default_cgroupns_mode: cgroupns_mode(settings)?,
         no_new_privileges: settings.switch("no-new-privileges").unwrap_or(false),
     })
@@ -84,6 +85,51 @@ fn at_once(settings: &Settings, name: &str, default: usize) -> Result<usize, Str
         Some(number) => usize::try_from(number)
             .map_err(|_| format!("invalid {}: {number}", name.replace('-', " "))),
     }
+}
+
+/// `{"high": 85, "low": 75, "keep-labels": ["keep"], "min-age": "2m"}`: percents of the data root's file system.
+///
+/// # Errors
+/// A key that there is not, or a value that makes no sense.
+fn image_gc(value: Option<&Value>) -> Result<Option<ImageGc>, String> {
+    let given = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(given)) => given,
+        Some(other) => return Err(format!("image-gc must be an object, not {other}")),
+    };
+    let known = ["high", "low", "keep-labels", "min-age"];
+    if let Some(other) = given.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(format!("image-gc has no key {other}"));
+    }
+    let percent = |key: &str| {
+        let value = given.get(key).ok_or(format!("image-gc lacks {key}"))?;
+        let number = value.as_u64().and_then(|n| u8::try_from(n).ok());
+        number
+            .filter(|n| (1..100).contains(n))
+            .ok_or(format!("image-gc: {key} must be a percentage, not {value}"))
+    };
+    let (high, low) = (percent("high")?, percent("low")?);
+    if low > high {
+        return Err(format!("image-gc: low ({low}) is above high ({high})"));
+    }
+    let keep = match given.get("keep-labels") {
+        None => Vec::new(),
+        Some(list) => serde_json::from_value(list.clone())
+            .map_err(|_| format!("image-gc: keep-labels must be a list of texts, not {list}"))?,
+    };
+    let min_age = match given.get("min-age") {
+        None => 120_000_000_000,
+        Some(text) => text
+            .as_str()
+            .and_then(units::duration)
+            .ok_or(format!("image-gc: min-age must be a duration, not {text}"))?,
+    };
+    Ok(Some(ImageGc {
+        high,
+        low,
+        keep,
+        min_age: std::time::Duration::from_nanos(u64::try_from(min_age).unwrap_or(0)),
+    }))
 }
 
 /// The level that the log starts with, `debug` winning over `log-level`.

@@ -198,6 +198,7 @@ pub const OPTIONS: &[Opt] = &[
     file_only("builder"),
     file_only("debug-addr"),
     file_only("min-api-version"),
+    file_only("image-gc").support(Support::Full),
 ];
 
 /// The flags of `longshore daemon`.

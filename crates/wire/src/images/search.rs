@@ -1,61 +1,72 @@
 //! `GET /images/search`
 
 use longshore_model::{Error, Result};
+use serde::Serialize;
 
-use crate::{filters, request::Request, response::Response};
+use crate::{filters, query::parse_int, request::Request, response::Response};
 
-/// The index of Docker Hub.
-const INDEX: &str = "index.docker.io";
 const LIMIT: i64 = 25;
 
-/// Host of the index, and what to look for there.
-fn place(term: &str) -> Result<(String, String)> {
+#[derive(Serialize)]
+struct Found {
+    star_count: i64,
+    is_official: bool,
+    name: String,
+    is_automated: bool,
+    description: String,
+}
+
+/// Host of the index (`None`: Docker Hub), and what to look for there.
+fn place(term: &str) -> Result<(Option<&str>, &str)> {
     if term.contains("://") {
         return Err(Error::invalid(format!(
             "invalid repository name: repository name ({term}) should not have a scheme"
         )));
     }
-    let (host, rest) = match term.split_once('/') {
-        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
-        _ => (INDEX, term),
-    };
-    let host = match host {
-        "docker.io" | "index.docker.io" => INDEX,
-        other => other,
-    };
-    Ok((host.to_owned(), rest.to_owned()))
+    Ok(match term.split_once('/') {
+        Some(("docker.io" | "index.docker.io", rest)) => (None, rest),
+        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => {
+            (Some(host), rest)
+        }
+        _ => (None, term),
+    })
 }
 
-/// `GET /images/search`: no registry but Docker Hub has an index that can be searched, and there is no client for that one
-/// here. The answer is what dockerd says when it cannot reach it.
+/// `GET /images/search`
 pub(crate) async fn search(request: Request) -> Result<Response> {
     let filters = filters::read(&request, &["is-automated", "is-official", "stars"])?;
-    for name in ["is-automated", "is-official"] {
-        filters::boolean(&filters, name)?;
-    }
-    for stars in filters.get("stars").into_iter().flatten() {
-        if stars.parse::<i64>().is_err() {
-            return Err(Error::invalid(format!("invalid filter 'stars=[{stars}]'")));
-        }
+    let automated = filters::boolean(&filters, "is-automated")?;
+    let official = filters::boolean(&filters, "is-official")?;
+    let mut stars = 0;
+    for text in filters.get("stars").into_iter().flatten() {
+        let wanted = text
+            .parse::<i64>()
+            .map_err(|_| Error::invalid(format!("invalid filter 'stars=[{text}]'")))?;
+        stars = stars.max(wanted);
     }
     let limit = match request.query.get("limit") {
-        "" => LIMIT,
-        text => crate::query::parse_int(text)?,
+        "" | "0" => LIMIT,
+        text => parse_int(text)?,
     };
-    let limit = if limit == 0 { LIMIT } else { limit };
-    if !(1..=100).contains(&limit) {
-        return Err(Error::invalid(format!(
-            "limit {limit} is outside the range of [1, 100]"
-        )));
-    }
-    let term = request.query.get("term");
-    if term.is_empty() {
-        return Err(Error::invalid("invalid search term: it is empty"));
-    }
-    let (host, name) = place(term)?;
-    Err(Error::system(format!(
-        "Get \"https://{host}/v1/search?q={name}&n={limit}\": searching an index is not implemented by longshore"
-    )))
+    let asked = u32::try_from(limit).ok().filter(|n| (1..=100).contains(n));
+    let asked = asked
+        .ok_or_else(|| Error::invalid(format!("limit {limit} is outside the range of [1, 100]")))?;
+    let (host, term) = place(request.query.get("term"))?;
+    let found = request.engine.search_images(host, term, asked).await?;
+    let found: Vec<Found> = found
+        .into_iter()
+        .filter(|one| automated.is_none_or(|want| want == one.is_automated))
+        .filter(|one| official.is_none_or(|want| want == one.is_official))
+        .filter(|one| one.star_count >= stars)
+        .map(|one| Found {
+            star_count: one.star_count,
+            is_official: one.is_official,
+            name: one.name,
+            is_automated: one.is_automated,
+            description: one.description,
+        })
+        .collect();
+    Ok(Response::ok(&found))
 }
 
 #[cfg(test)]
@@ -64,14 +75,14 @@ mod tests {
 
     #[test]
     fn places() {
-        for (term, host, name) in [
-            ("busybox", INDEX, "busybox"),
-            ("a/b", INDEX, "a/b"),
-            ("docker.io/a/b", INDEX, "a/b"),
-            ("127.0.0.1:5000/x", "127.0.0.1:5000", "x"),
-            ("localhost/x", "localhost", "x"),
+        for (term, want) in [
+            ("busybox", (None, "busybox")),
+            ("a/b", (None, "a/b")),
+            ("docker.io/a/b", (None, "a/b")),
+            ("127.0.0.1:5000/x", (Some("127.0.0.1:5000"), "x")),
+            ("localhost/x", (Some("localhost"), "x")),
         ] {
-            assert_eq!(place(term).unwrap(), (host.to_owned(), name.to_owned()));
+            assert_eq!(place(term).unwrap(), want);
         }
         assert!(place("https://x/y").is_err());
     }

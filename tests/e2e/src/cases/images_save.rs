@@ -346,13 +346,13 @@ fn skopeo_reads(ctx: &Ctx) -> Outcome {
 }
 
 /// A dockerd of the case's own, without networks: it only keeps images.
-struct Dockerd {
+pub(super) struct Dockerd {
     engine: Engine,
-    ctx: Ctx,
+    pub(super) ctx: Ctx,
 }
 
 impl Dockerd {
-    fn start(ctx: &Ctx) -> Outcome<Self> {
+    pub(super) fn start(ctx: &Ctx) -> Outcome<Self> {
         let engine = Engine::start(Setup {
             kind: Kind::Dockerd,
             binary: "dockerd".into(),
@@ -374,7 +374,7 @@ impl Dockerd {
         Ok(Self { engine, ctx })
     }
 
-    fn done(mut self) -> Outcome {
+    pub(super) fn done(mut self) -> Outcome {
         let root = self.engine.setup.root.clone();
         self.engine.stop()?;
         drop(self);

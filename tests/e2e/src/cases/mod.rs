@@ -16,8 +16,10 @@ mod firewall;
 mod hangs;
 mod health;
 mod images;
+mod images_gc;
 mod images_rules;
 mod images_save;
+mod images_unpack;
 mod inspect;
 mod lifecycle;
 mod list;
@@ -88,7 +90,9 @@ pub fn all() -> Vec<Case> {
         push::list(),
         commit::list(),
         images_rules::list(),
+        images_gc::list(),
         images_save::list(),
+        images_unpack::list(),
         security::list(),
         resources::list(),
         cgroups::list(),
