@@ -268,6 +268,7 @@ impl Actor {
                 () = check => self.probe().await,
                 word = left => if !matches!(word, Ok(Some(_))) {
                     self.leaving = None;
+                    self.sweep_up().await;
                 },
                 command = queue.recv() => match command {
                     Some(command) => self.obey(command).await,

@@ -317,15 +317,30 @@ impl Actor {
         events
     }
 
-    /// Does a running container share this one's network namespace?
+    /// Does another container share this one's network namespace, or is about to? Also by way of a third one.
     fn is_donor(&self) -> bool {
+        /// Longer chains of donors are circles.
+        const DEPTH: usize = 32;
         let containers = &self.engine.containers;
+        let joined_me = |other: &std::sync::Arc<super::snapshot::Snapshot>| {
+            let mut link = other.clone();
+            for _ in 0..DEPTH {
+                let NetworkMode::Container(donor) = &link.spec.network.mode else {
+                    return false;
+                };
+                let Ok(donor) = containers.find(donor) else {
+                    return false;
+                };
+                if donor.id == self.definition.id {
+                    return true;
+                }
+                link = donor.snapshot();
+            }
+            false
+        };
         containers.snapshots().iter().any(|other| {
-            let NetworkMode::Container(donor) = &other.spec.network.mode else {
-                return false;
-            };
-            let me = &self.definition.id;
-            other.state.phase.pid() != 0 && containers.find(donor).is_ok_and(|d| d.id == *me)
+            let up = other.state.phase.is_up() || other.state.phase == Phase::Starting;
+            up && joined_me(other)
         })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use longshore_model::{Error, Result, Timestamp};
 use longshore_shim::{host::Cgroup, protocol::Exit};
 
-use super::actor::Actor;
+use super::{actor::Actor, start::LEAVE_PATIENCE};
 
 /// How long a killed process may take to end after a thaw.
 const THAW_PATIENCE: Duration = Duration::from_secs(1);
@@ -45,6 +45,42 @@ impl Actor {
         }))
         .await;
         self.auto_remove().await;
+    }
+
+    /// The last run's shim is gone. One that was killed has not removed the control groups.
+    pub(super) async fn sweep_up(&self) {
+        let path = self.cgroup_path();
+        if !Cgroup::open(&path).exists() {
+            return;
+        }
+        let run_dir = self.engine.run_dir(&self.definition.id);
+        let _ = crate::blocking(move || {
+            super::recover::clear_run(&run_dir, &path);
+            Ok(())
+        })
+        .await;
+    }
+
+    /// The container is removed; its shim may still be at work on the control groups. The run directory stays until they are
+    /// gone: by it a new daemon knows that there is something to do.
+    pub(super) fn sweep_behind(&mut self) {
+        let (run_dir, path) = (self.engine.run_dir(&self.definition.id), self.cgroup_path());
+        let leaving = self.leaving.take();
+        if leaving.is_none() && !Cgroup::open(&path).exists() {
+            // Few files in a tmpfs: quicker than a trip to another thread.
+            let _ = std::fs::remove_dir_all(run_dir);
+            return;
+        }
+        tokio::spawn(async move {
+            if let Some(mut shim) = leaving {
+                shim.drain(LEAVE_PATIENCE).await;
+            }
+            crate::blocking(move || {
+                super::recover::clear_run(&run_dir, &path);
+                Ok(())
+            })
+            .await
+        });
     }
 
     /// The first process has ended but its shim does not say so: on without it.

@@ -191,9 +191,7 @@ impl Actor {
         if let Err(error) = self.engine.store.containers().discard(&self.definition.id) {
             tracing::error!(container = %id, "directory not removed: {error}");
         }
-        let run_dir = self.engine.run_dir(&self.definition.id);
-        // Few files in a tmpfs: quicker than a trip to another thread.
-        let _ = std::fs::remove_dir_all(run_dir);
+        self.sweep_behind();
         Ok(())
     }
 

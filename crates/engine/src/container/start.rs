@@ -24,7 +24,7 @@ use super::{
 use crate::{Engine, Inner};
 
 /// How long the last run's shim may take to remove what it had. It gives up by itself after five seconds.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
+pub(super) const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
 /// A start that takes longer gives its turn away.
 const SLOT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -65,6 +65,7 @@ impl Actor {
             .map_err(|_| Error::unavailable("the daemon is shutting down"))?;
         if let Some(mut last) = self.leaving.take() {
             last.drain(LEAVE_PATIENCE).await;
+            self.sweep_up().await;
         }
         let endpoints = match self.allocate() {
             Ok(endpoints) => endpoints,

@@ -23,7 +23,10 @@ impl Engine {
         Ok(async move {
             let reached = view
                 .wait_for(|snapshot| match condition {
-                    WaitCondition::NotRunning => snapshot.removed || !snapshot.state.phase.is_up(),
+                    // An end counts, also one that a restart policy does not leave at that: as in dockerd.
+                    WaitCondition::NotRunning => {
+                        snapshot.removed || !snapshot.state.phase.is_up() || snapshot.exits > exits
+                    }
                     WaitCondition::NextExit => snapshot.removed || snapshot.exits > exits,
                     WaitCondition::Removed => snapshot.removed,
                 })

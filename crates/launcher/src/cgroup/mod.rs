@@ -50,6 +50,11 @@ impl Cgroup {
         &self.path
     }
 
+    /// True while there is a group of this path in any hierarchy.
+    pub fn exists(&self) -> bool {
+        self.directories().any(|directory| directory.exists())
+    }
+
     /// The hierarchies of the host.
     pub fn layout(&self) -> &Layout {
         &self.layout

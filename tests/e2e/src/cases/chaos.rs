@@ -1,7 +1,7 @@
 //! Random operations from many clients while the daemon, its shims and the firewall's rules are taken away; after each
 //! round the API's story is compared with the kernel's, and the journal of events with both.
 //!
-//! `E2E_SEED` repeats a run's choices, `E2E_CHAOS_SECONDS` makes it longer.
+//! `E2E_SEED` repeats a run's choices, `E2E_CHAOS_ROUNDS` makes it longer or shorter.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,6 +39,7 @@ pub fn list() -> Vec<Case> {
     .to_vec()
 }
 
+const ROUNDS: u64 = 30;
 /// Clients at once.
 const CLIENTS: u64 = 8;
 /// Names that they fight for.
@@ -83,16 +84,13 @@ fn random_operations(ctx: &Ctx) -> Outcome {
     let number = |name: &str| env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let clock = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
     let seed = number("E2E_SEED").unwrap_or_else(|| u64::from(clock));
-    let seconds = number("E2E_CHAOS_SECONDS").unwrap_or(20);
-    println!("     chaos: E2E_SEED={seed}, {seconds} s");
+    let rounds = number("E2E_CHAOS_ROUNDS").unwrap_or(ROUNDS);
+    println!("     chaos: E2E_SEED={seed}, {rounds} rounds");
     let begin = now();
     let mut own = Own::start(ctx)?;
     let notes = Arc::new(Notes::default());
-    let end = Instant::now() + Duration::from_secs(seconds);
     let mut dice = Dice(seed);
-    let mut round = 0;
-    while Instant::now() < end {
-        round += 1;
+    for round in 1..=rounds {
         turn(&mut own, &notes, &mut dice)
             .and_then(|()| check(&own, &begin, &notes))
             .map_err(|e| {
@@ -102,7 +100,7 @@ fn random_operations(ctx: &Ctx) -> Outcome {
     }
     let slowest = notes.slowest_list.load(Ordering::Relaxed);
     println!(
-        "     chaos: {round} rounds, {} operations, slowest list {slowest} ms",
+        "     chaos: {rounds} rounds, {} operations, slowest list {slowest} ms",
         notes.operations.load(Ordering::Relaxed)
     );
     for (text, count) in lock(&notes.failures)?.iter().take(20) {
@@ -234,11 +232,14 @@ fn told(event: &Value) -> Option<(String, String, i64)> {
     ))
 }
 
+/// Its log shows what was lost.
+const COUNTER: &str = "i=0; while :; do echo $i; i=$((i+1)); usleep 5000; done";
+
 fn wish(dice: &mut Dice) -> Value {
     let command = match dice.below(4) {
         0 => "exit 3",
         1 => "echo hi; usleep 30000; exit 0",
-        2 => "while :; do echo x; usleep 5000; done",
+        2 => COUNTER,
         _ => "exec sleep 600",
     };
     let mut host = json!({"AutoRemove": dice.chance(30)});
@@ -253,6 +254,19 @@ fn wish(dice: &mut Dice) -> Value {
         host["Binds"] = json!([format!("data{}:/data", dice.below(4))]);
     }
     let mut wish = json!({"Image": "busybox", "Cmd": ["sh", "-c", command], "HostConfig": host});
+    if dice.chance(20) {
+        wish["HostConfig"]["AutoRemove"] = json!(false);
+        let name = if dice.chance(50) {
+            "always"
+        } else {
+            "on-failure"
+        };
+        wish["HostConfig"]["RestartPolicy"] = json!({"Name": name});
+    }
+    if dice.chance(20) {
+        let probe = json!({"Test": ["CMD", "true"], "Interval": 300_000_000});
+        wish["Healthcheck"] = probe;
+    }
     if dice.chance(30) {
         wish["Volumes"] = json!({"/anonymous": {}});
     }
@@ -267,7 +281,7 @@ fn operation(socket: &Path, notes: &Notes, dice: &mut Dice) -> Outcome {
         note(notes, path, answer.status, &answer.message())?;
         Ok(answer.json().unwrap_or_default())
     };
-    match dice.below(16) {
+    match dice.below(22) {
         0..=3 => {
             let made = post(
                 &format!("/containers/create?name={name}"),
@@ -307,6 +321,14 @@ fn operation(socket: &Path, notes: &Notes, dice: &mut Dice) -> Outcome {
             "POST",
             &format!("/containers/{name}/attach?stream=1&stdout=1"),
         )?,
+        15 | 16 => drop(post(&format!("/containers/{name}/pause"), None)?),
+        17 | 18 => drop(post(&format!("/containers/{name}/unpause"), None)?),
+        19 => {
+            let limits =
+                json!({"PidsLimit": 40 + dice.below(40), "CpuShares": 100 + dice.below(900)});
+            post(&format!("/containers/{name}/update"), Some(&limits))?;
+        }
+        20 => peep(socket, "GET", &format!("/containers/{name}/stats"))?,
         _ => {
             let start = Instant::now();
             let answer = engine::call(socket, "GET", "/containers/json?all=1", None)?;
@@ -349,6 +371,7 @@ fn note(notes: &Notes, path: &str, status: u16, message: &str) -> Outcome {
 #[derive(Default)]
 struct Life {
     runs: bool,
+    paused: bool,
     gone: bool,
     events: BTreeSet<(String, i64)>,
 }
@@ -379,6 +402,13 @@ fn journal(own: &Own, begin: &str) -> Outcome<BTreeMap<String, Life>> {
             "die" => {
                 ensure!(life.runs, "{id}: died twice");
                 life.runs = false;
+                life.paused = false;
+            }
+            "pause" | "unpause" => {
+                let paused = action == "pause";
+                ensure!(life.runs, "{id}: {action}, but it does not run");
+                ensure!(life.paused != paused, "{id}: {action} twice");
+                life.paused = paused;
             }
             "destroy" => {
                 ensure!(!life.runs, "{id}: destroyed while it ran");
@@ -434,14 +464,17 @@ fn compare(own: &Own, begin: &str, notes: &Notes) -> Outcome {
             fail!("{id} is in no event");
         };
         ensure!(!life.gone, "{id} is {status}, destroyed by the journal");
+        let up = matches!(status, "running" | "paused");
         ensure!(
-            life.runs == (status == "running"),
+            life.runs == up && life.paused == (status == "paused"),
             "{id} is {status}, by the journal it is not"
         );
+        story_of_the_log(own, &id, &inspect)?;
         let rm = inspect["HostConfig"]["AutoRemove"] == true;
         ensure!(!(rm && status == "exited"), "{id}: --rm, but still there");
         match status {
-            "running" => {
+            "running" | "paused" => {
+                limits_hold(&id, &inspect)?;
                 let pid = inspect["State"]["Pid"].as_i64().unwrap_or_default();
                 let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
                 ensure!(
@@ -461,7 +494,7 @@ fn compare(own: &Own, begin: &str, notes: &Notes) -> Outcome {
                 }
                 running.insert(id.clone());
             }
-            "created" | "exited" => {}
+            "created" | "exited" | "restarting" => {}
             other => fail!("{id} is {other}"),
         }
         all.insert(id);
@@ -479,7 +512,12 @@ fn compare(own: &Own, begin: &str, notes: &Notes) -> Outcome {
         .into_iter()
         .filter(|g| lives.contains_key(g))
         .collect();
-    ensure!(groups == running, "cgroups {groups:?} for {running:?}");
+    for id in groups.symmetric_difference(&running) {
+        let log = fs::read_to_string(own.engine.log())?;
+        let told: Vec<&str> = log.lines().filter(|l| l.contains(id.as_str())).collect();
+        let events = lives.get(id).map(|life| &life.events);
+        fail!("{id}: control group or process missing: {told:#?}\n{events:?}");
+    }
     on_disk(own, &all)?;
     on_the_network(own, bridged, &published)?;
     for (id, action, time) in lock(&notes.heard)?.iter() {
@@ -487,6 +525,60 @@ fn compare(own: &Own, begin: &str, notes: &Notes) -> Outcome {
             .get(id)
             .is_some_and(|l| l.events.contains(&(action.clone(), *time)));
         ensure!(known, "{id}: {action} was sent but is not in the journal");
+    }
+    Ok(())
+}
+
+/// Freezer and limits of a container are as inspect says.
+fn limits_hold(id: &str, inspect: &Value) -> Outcome {
+    let frozen =
+        match fs::read_to_string(format!("/sys/fs/cgroup/freezer/docker/{id}/freezer.state")) {
+            Ok(state) => state.trim() != "THAWED",
+            Err(_) => {
+                fs::read_to_string(format!("/sys/fs/cgroup/docker/{id}/cgroup.freeze"))?.trim()
+                    == "1"
+            }
+        };
+    let paused = inspect["State"]["Paused"] == true;
+    ensure!(
+        frozen == paused,
+        "{id}: paused {paused}, but frozen {frozen}"
+    );
+    let pids = super::resources::control(id, ("pids", "pids.max"), "pids.max")?;
+    let wanted = match inspect["HostConfig"]["PidsLimit"].as_i64() {
+        Some(limit) if limit > 0 => limit.to_string(),
+        _ => "max".to_owned(),
+    };
+    ensure!(pids == wanted, "{id}: pids.max {pids}, wanted {wanted}");
+    Ok(())
+}
+
+/// Every run of the counter wrote its numbers without a gap; the exit code of one that ends by itself is its own.
+fn story_of_the_log(own: &Own, id: &str, inspect: &Value) -> Outcome {
+    let script = inspect["Args"][1].as_str().unwrap_or_default();
+    let state = &inspect["State"];
+    if script == "exit 3" && state["Status"] == "exited" && state["Error"] == "" {
+        let code = state["ExitCode"].as_i64();
+        // 137: killed, by a client or with its shim.
+        ensure!(
+            matches!(code, Some(3 | 137)),
+            "{id}: exit code {code:?} instead of 3"
+        );
+    }
+    if script != COUNTER {
+        return Ok(());
+    }
+    let (text, _) = own.ctx.logs(id, "")?;
+    let mut next = 0;
+    for line in text.lines() {
+        let number: u64 = line
+            .parse()
+            .map_err(|_| Fail(format!("{id}: log line {line:?}")))?;
+        ensure!(
+            number == next || number == 0,
+            "{id}: {number} in the log after {next} lines"
+        );
+        next = number + 1;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ pub fn list() -> Vec<Case> {
     [
         cases!("restart", Any;
             on_failure_gives_up, on_failure_is_content_with_success, always_until_stopped, stop_ends_the_pause,
-            removed_while_restarting, events_of_a_restart, stop_at_any_moment,
+            removed_while_restarting, events_of_a_restart, stop_at_any_moment, wait_hears_each_end,
         )
         .to_vec(),
         cases!("restart", Daemon; host_restarts, stop_is_remembered,).to_vec(),
@@ -274,4 +274,24 @@ fn stop_at_any_moment(ctx: &Ctx) -> Outcome {
         ctx.remove(&id)?;
     }
     Ok(())
+}
+
+fn wait_hears_each_end(ctx: &Ctx) -> Outcome {
+    let id = ctx.launch(
+        "c",
+        &json!({"Cmd": ["sh", "-c", "sleep 0.5; exit 4"], "HostConfig": policy("always", 0)}),
+    )?;
+    same!(ctx.wait(&id)?, 4);
+    let answer = ctx.delete(&format!("/containers/{id}"))?;
+    same!(answer.status, 409);
+    ensure!(
+        answer
+            .message()
+            .to_lowercase()
+            .contains("stop the container before"),
+        "{}",
+        answer.message()
+    );
+    same!(ctx.wait(&id)?, 4);
+    ctx.remove(&id)
 }
