@@ -512,7 +512,7 @@ fn compare(own: &Own, begin: &str, notes: &Notes) -> Outcome {
         .into_iter()
         .filter(|g| lives.contains_key(g))
         .collect();
-    for id in groups.symmetric_difference(&running) {
+    if let Some(id) = groups.symmetric_difference(&running).next() {
         let log = fs::read_to_string(own.engine.log())?;
         let told: Vec<&str> = log.lines().filter(|l| l.contains(id.as_str())).collect();
         let events = lives.get(id).map(|life| &life.events);
