@@ -339,7 +339,8 @@ impl Actor {
             false
         };
         containers.snapshots().iter().any(|other| {
-            let up = other.state.phase.is_up() || other.state.phase == Phase::Starting;
+            let up =
+                other.state.phase.is_up() || other.state.phase == super::phase::Phase::Starting;
             up && joined_me(other)
         })
     }
