@@ -156,15 +156,8 @@ fn open_root(doing: &str) -> Result<OwnedFd, LaunchFailure> {
 
 /// /dev/null below `root`, for reading and writing. Looked at before it is opened: opening an unknown device may do things.
 fn open_null(root: BorrowedFd<'_>) -> Result<OwnedFd, LaunchFailure> {
-    let open = |flags| {
-        rustix::fs::openat2(
-            root,
-            "dev/null",
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            IN_ROOT,
-        )
-    };
+    let open =
+        |flags| longshore_sys::resolve::open(root, "dev/null", flags | OFlags::CLOEXEC, IN_ROOT);
     let path = open(OFlags::PATH).context("open /dev/null")?;
     if devices::is_null(path.as_fd()).unwrap_or(false) {
         let null = open(OFlags::RDWR | OFlags::NOCTTY).context("open /dev/null")?;
@@ -183,11 +176,10 @@ fn terminal(
     root: BorrowedFd<'_>,
     channel: &Channel,
 ) -> Result<OwnedFd, LaunchFailure> {
-    let pts = rustix::fs::openat2(
+    let pts = longshore_sys::resolve::open(
         root,
         "dev/pts",
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
         IN_ROOT,
     )
     .context("open the container's /dev/pts")?;

@@ -138,11 +138,10 @@ fn place(
 /// Opens a real directory (no link), making it when missing.
 fn directory_in(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, LaunchFailure> {
     let open = || {
-        rustix::fs::openat2(
+        longshore_sys::resolve::open(
             parent,
             name,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
             mounts::STRICT,
         )
     };
@@ -249,11 +248,10 @@ fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> std::io::Result
 
 /// Writes a file of the container's own procfs; `name` is relative to it.
 pub(crate) fn write_proc(own: &Own, name: &str, value: &str) -> std::io::Result<()> {
-    let file = rustix::fs::openat2(
+    let file = longshore_sys::resolve::open(
         &own.proc,
         name,
         OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-        Mode::empty(),
         mounts::STRICT | ResolveFlags::NO_XDEV,
     )?;
     rustix::io::write(&file, value.as_bytes())?;

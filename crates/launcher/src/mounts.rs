@@ -101,13 +101,7 @@ pub(crate) fn make_read_only(mount: BorrowedFd<'_>, recursive: bool) -> io::Resu
 
 /// Opens a path of the container as a location only (`O_PATH`).
 pub(crate) fn locate(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat2(
-        root,
-        inside(path),
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        IN_ROOT,
-    )
+    longshore_sys::resolve::open(root, inside(path), OFlags::PATH | OFlags::CLOEXEC, IN_ROOT)
 }
 
 /// Opens a name below a directory that is ours, as a location only; no link is followed.
@@ -115,11 +109,10 @@ pub(crate) fn locate_strictly(
     directory: BorrowedFd<'_>,
     name: &str,
 ) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat2(
+    longshore_sys::resolve::open(
         directory,
         name,
         OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-        Mode::empty(),
         STRICT,
     )
 }

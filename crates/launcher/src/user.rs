@@ -3,7 +3,7 @@
 
 use std::{io::Read, os::fd::BorrowedFd};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 
 use crate::{mounts::IN_ROOT, plan::LaunchFailure};
 
@@ -54,7 +54,7 @@ pub fn resolve(
 fn read(root: BorrowedFd<'_>, path: &str) -> String {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let mut text = Vec::new();
-    if let Ok(fd) = rustix::fs::openat2(root, path, flags, Mode::empty(), IN_ROOT)
+    if let Ok(fd) = longshore_sys::resolve::open(root, path, flags, IN_ROOT)
         && rustix::fs::fstat(&fd)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
     {

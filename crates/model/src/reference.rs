@@ -103,6 +103,14 @@ impl Reference {
         }
         match self.path.strip_prefix(OFFICIAL) {
             Some(short) if !short.contains('/') => short.to_owned(),
+            // Without its domain it would be read as another registry's.
+            _ if self
+                .path
+                .split_once('/')
+                .is_some_and(|(first, _)| is_host(first)) =>
+            {
+                self.name()
+            }
             _ => self.path.clone(),
         }
     }
@@ -194,16 +202,18 @@ pub fn check_digest(digest: &str) -> Result<()> {
     Ok(())
 }
 
+/// Does the first part of a name say where the registry is?
+fn is_host(first: &str) -> bool {
+    first == "localhost" || first.contains(['.', ':']) || first.chars().any(char::is_uppercase)
+}
+
 fn split_domain(text: &str) -> (&str, String) {
     let Some((first, rest)) = text.split_once('/') else {
         return (DEFAULT_DOMAIN, format!("{OFFICIAL}{text}"));
     };
     let (domain, remainder) = if first == LEGACY_DOMAIN {
         (DEFAULT_DOMAIN, rest)
-    } else if first == "localhost"
-        || first.contains(['.', ':'])
-        || first.chars().any(char::is_uppercase)
-    {
+    } else if is_host(first) {
         (first, rest)
     } else {
         (DEFAULT_DOMAIN, text)
@@ -294,6 +304,7 @@ mod tests {
             ("foo/bar", "docker.io/foo/bar", "foo/bar"),
             ("docker.io/nginx", "docker.io/library/nginx", "nginx"),
             ("index.docker.io/a/b:c", "docker.io/a/b:c", "a/b:c"),
+            ("docker.io/a.io/b", "docker.io/a.io/b", "docker.io/a.io/b"),
             ("localhost/x", "localhost/x", "localhost/x"),
             (
                 "localhost:5000/x:1",

@@ -8,7 +8,7 @@ pub use longshore_launcher::{
     seccomp,
     user::{Identity, resolve as resolve_user},
 };
-pub use longshore_sys::{process::send_signal, socket::unread};
+pub use longshore_sys::{process::send_signal, resolve, socket::unread};
 
 /// When a process started, in clock ticks after boot (field 22 of /proc/pid/stat): tells it from a later one of the
 /// same pid.

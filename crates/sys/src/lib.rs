@@ -12,6 +12,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod process;
+pub mod resolve;
 pub mod seccomp;
 pub mod signal;
 pub mod signals;

@@ -406,20 +406,14 @@ fn volume_subpath(root: &Path, subpath: &str) -> Result<PathBuf> {
     )
     .map_err(|e| Error::io(format!("open {}", root.display()), e))?;
     let flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(
-        &dir,
-        subpath,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        flags,
-    )
-    .map_err(|error| {
-        let text = longshore_model::error::go_errno(&error.into());
-        Error::not_found(format!(
-            "cannot access path {0}: lstat {0}: {text}",
-            shown.display()
-        ))
-    })?;
+    longshore_shim::host::resolve::open(&dir, subpath, OFlags::PATH | OFlags::CLOEXEC, flags)
+        .map_err(|error| {
+            let text = longshore_model::error::go_errno(&error.into());
+            Error::not_found(format!(
+                "cannot access path {0}: lstat {0}: {text}",
+                shown.display()
+            ))
+        })?;
     Ok(shown)
 }
 

@@ -225,7 +225,7 @@ fn inherit(path: &Path, unpacked: &Unpacked, lower: &[PathBuf]) -> io::Result<()
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(implied);
-        let folder = rustix::fs::openat2(&root, name, flags, Mode::empty(), resolve)?;
+        let folder = longshore_sys::resolve::open(&root, name, flags, resolve)?;
         merged::copy_attributes(&found, &folder)?;
     }
     Ok(())

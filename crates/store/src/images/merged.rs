@@ -116,12 +116,12 @@ fn root(layer: &Path) -> Option<OwnedFd> {
 fn open(layer: &Path, path: &OsStr) -> Option<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    rustix::fs::openat2(root(layer)?, path, flags, Mode::empty(), resolve).ok()
+    longshore_sys::resolve::open(root(layer)?, path, flags, resolve).ok()
 }
 
 fn stat(layer: &Path, path: &OsStr) -> Option<Stat> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH;
-    let fd = rustix::fs::openat2(root(layer)?, path, flags, Mode::empty(), resolve).ok()?;
+    let fd = longshore_sys::resolve::open(root(layer)?, path, flags, resolve).ok()?;
     rustix::fs::statat(&fd, c"", AtFlags::EMPTY_PATH).ok()
 }

@@ -538,8 +538,11 @@ fn full_disk(ctx: &Ctx) -> Outcome {
         Ok(())
     })();
     ctx.remove(&id)?;
-    let unmounted = Command::new("umount").arg(&small).status()?;
-    ensure!(unmounted.success(), "umount: {unmounted}");
+    // The shim may still have the log open when the removal is answered.
+    until(10, "umount", || {
+        let unmounted = Command::new("umount").arg(&small).output()?;
+        Ok(unmounted.status.success().then_some(()))
+    })?;
     ensure!(!dir.exists() || result.is_err(), "the folder stays");
     result
 }
