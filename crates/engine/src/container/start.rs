@@ -52,10 +52,14 @@ impl Actor {
         self.run.state.phase.may_start()?;
         let before = self.run.state.phase.clone();
         let joins = self.joins()?;
-        // Before its turn: a server that does not answer holds up this container alone.
-        self.acquire_volumes().await?;
         let gate = self.gate.clone();
         let _closed = gate.close().await?;
+        // Before its turn: a server that does not answer, or a last run that does not leave, holds up this container alone.
+        self.acquire_volumes().await?;
+        if let Some(mut last) = self.leaving.take() {
+            last.drain(LEAVE_PATIENCE).await;
+            self.sweep_up().await;
+        }
         // More starts at once than this only fight for the kernel's locks (floor.md section 5).
         let engine = self.engine.clone();
         let slot = engine
@@ -63,10 +67,6 @@ impl Actor {
             .acquire()
             .await
             .map_err(|_| Error::unavailable("the daemon is shutting down"))?;
-        if let Some(mut last) = self.leaving.take() {
-            last.drain(LEAVE_PATIENCE).await;
-            self.sweep_up().await;
-        }
         let endpoints = match self.allocate() {
             Ok(endpoints) => endpoints,
             Err(error) => {
