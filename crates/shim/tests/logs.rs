@@ -128,10 +128,32 @@ fn since_and_until() {
         tail: Some(8),
         since_nano: Some(3_500_000_000),
         until_nano: Some(6_000_000_000),
+        ..ReadOptions::default()
     };
     let mut reader = LogReader::open(&folder.log(), options).unwrap();
     assert_eq!(texts(&mut reader), ["3", "4", "5"]);
     assert!(reader.ended());
+}
+
+/// Without follow a reader ends, however fast the container writes.
+#[test]
+fn only_what_was_there_at_the_opening() {
+    let folder = Folder::new("present");
+    let mut log = JsonFile::open(&folder.log(), Rotation::default(), String::new()).unwrap();
+    push(&mut log, 0, 10);
+    for (tail, first) in [(None, 0), (Some(3), 7)] {
+        let options = ReadOptions {
+            tail,
+            present: true,
+            ..ReadOptions::default()
+        };
+        let mut reader = LogReader::open(&folder.log(), options).unwrap();
+        push(&mut log, 10, 20);
+        assert_eq!(texts(&mut reader), numbered(first, 10), "{tail:?}");
+        fs::write(folder.log(), "").unwrap();
+        log = JsonFile::open(&folder.log(), Rotation::default(), String::new()).unwrap();
+        push(&mut log, 0, 10);
+    }
 }
 
 #[test]

@@ -90,6 +90,7 @@ impl Follow {
             tail: self.request.tail,
             since_nano: self.request.since,
             until_nano: self.request.until,
+            present: self.watched.is_none(),
         };
         let path = self.path.clone();
         let mut reader = crate::blocking(move || {

@@ -25,6 +25,9 @@ pub struct ReadOptions {
     pub since_nano: Option<i64>,
     /// The first entry after it ends the reading for good.
     pub until_nano: Option<i64>,
+    /// Only what is there at the opening, as dockerd reads without `follow`: a container that writes as fast as it is read
+    /// would keep its reader for ever.
+    pub present: bool,
 }
 
 /// One entry of the log.
@@ -78,6 +81,8 @@ struct LogFile {
     identity: Identity,
     /// Bytes taken from a plain file.
     offset: u64,
+    /// No further than this in a plain file.
+    end: u64,
     buffer: Vec<u8>,
     /// Where the next entry begins in `buffer`.
     at: usize,
@@ -108,6 +113,7 @@ impl LogFile {
             content,
             identity: (meta.dev(), meta.ino()),
             offset: 0,
+            end: u64::MAX,
             buffer: Vec::new(),
             at: 0,
             searched: 0,
@@ -154,7 +160,13 @@ impl LogFile {
         self.searched -= self.at;
         self.at = 0;
         let start = self.buffer.len();
-        self.buffer.resize(start + BLOCK, 0);
+        let left = match self.content {
+            Content::Plain(_) => {
+                usize::try_from(self.end.saturating_sub(self.offset)).unwrap_or(BLOCK)
+            }
+            Content::Compressed(_) => BLOCK,
+        };
+        self.buffer.resize(start + left.min(BLOCK), 0);
         let count = loop {
             match self.content.read(&mut self.buffer[start..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -179,7 +191,8 @@ impl LogFile {
     /// Moves to `wanted` entries before the end; returns how many there are, at most `wanted`.
     fn seek_tail(&mut self, wanted: u64) -> io::Result<u64> {
         if let Content::Plain(file) = &self.content {
-            let (offset, found) = tail_offset(file, wanted)?;
+            let length = file.metadata()?.len().min(self.end);
+            let (offset, found) = tail_offset(file, length, wanted)?;
             self.seek(offset)?;
             return Ok(found);
         }
@@ -187,10 +200,9 @@ impl LogFile {
     }
 }
 
-/// Where the last `wanted` lines of a file begin, and how many there are. Reads backwards from the end; an unfinished last line
+/// Where the last `wanted` lines of the first `end` bytes of a file begin, and how many there are. Reads backwards from the end; an unfinished last line
 /// is not counted, but included.
-fn tail_offset(file: &File, wanted: u64) -> io::Result<(u64, u64)> {
-    let mut end = file.metadata()?.len();
+fn tail_offset(file: &File, mut end: u64, wanted: u64) -> io::Result<(u64, u64)> {
     let mut newlines = 0;
     let mut block = vec![0; BLOCK];
     while end > 0 {
@@ -245,6 +257,12 @@ impl LogReader {
             let known = reader.following.front();
             if known.is_some_and(|known| known.identity == file.identity) {
                 continue;
+            }
+            if options.present
+                && index == 0
+                && let Content::Plain(plain) = &file.content
+            {
+                file.end = plain.metadata()?.len();
             }
             if options.tail.is_some() {
                 wanted -= match file.content {
@@ -326,6 +344,9 @@ impl LogReader {
     fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             let Some(current) = &mut self.current else {
+                if self.options.present {
+                    return Ok(None);
+                }
                 self.current = self.open_index(0)?;
                 if self.current.is_none() {
                     return Ok(None);
@@ -337,7 +358,7 @@ impl LogReader {
                 Step::Damage => self.damaged += 1,
                 Step::End if !self.following.is_empty() => self.turn_page(),
                 Step::End => {
-                    if !self.look_further()? {
+                    if self.options.present || !self.look_further()? {
                         return Ok(None);
                     }
                 }
