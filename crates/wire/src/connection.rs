@@ -124,17 +124,23 @@ impl Stream {
         // Fails only when the client has gone already.
         let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Write);
     }
-    /// Waits, some milliseconds at most, until the client has read what was sent. Clients on buffered readers (Python's
-    /// http.client under docker-py) lose output that comes in one read with the head of a switched protocol.
+    /// Waits, half a second at most, until the client has read what was sent. Clients on buffered readers (Python's
+    /// http.client under docker-py) lose output that comes in one read with the head of a switched protocol. One that reads
+    /// nothing only delays itself.
     pub(crate) async fn until_read(&self) {
-        const STEP: Duration = Duration::from_millis(1);
-        const STEPS: usize = 10;
+        /// Quick ones first: a client that is awake reads at once.
+        const STEPS: [(usize, Duration); 2] = [
+            (20, Duration::from_millis(1)),
+            (48, Duration::from_millis(10)),
+        ];
         let Self::Unix(stream) = self else { return };
-        for _ in 0..STEPS {
-            if longshore_engine::stdio::all_read(stream.as_fd()) {
-                return;
+        for (times, pause) in STEPS {
+            for _ in 0..times {
+                if longshore_engine::stdio::all_read(stream.as_fd()) {
+                    return;
+                }
+                sleep(pause).await;
             }
-            sleep(STEP).await;
         }
     }
     /// True when both directions are dead: the client has closed the socket, not only its sending side.
