@@ -115,7 +115,7 @@ step "arrows between crates" scripts/check-arrows
 step "source rules" scripts/check-source
 step "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
 step "release build" cargo build --release --quiet --workspace
-step "unit and integration tests" cargo test --workspace --quiet
+step "unit and integration tests" cargo test --workspace --quiet --no-fail-fast
 if [ "$mode" != fast ]; then
     step "end to end" "$release/e2e" --binary "$release/longshore"
     step "comparison with dockerd's recordings" python3 tests/golden/run.py --binary "$release/longshore"
