@@ -17,6 +17,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod signals;
 pub mod socket;
+pub mod text;
 pub mod title;
 pub mod zone;
 

@@ -20,6 +20,9 @@ use tokio::{
 use self::{listen::Listeners, log::LogLevel, pidfile::Pidfile, settings::Settings};
 use crate::flags::{self, Order, Parsed};
 
+/// So long after the start its code and memory are not needed any more and go back to the kernel.
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Threads that serve requests; what blocks goes to tokio's blocking pool.
 const WORKERS: usize = 2;
 
@@ -145,11 +148,18 @@ async fn serve(
         version = env!("CARGO_PKG_VERSION"),
         "daemon has completed initialization"
     );
+    let mut settled = Box::pin(tokio::time::sleep(SETTLED));
+    let mut light = false;
     loop {
         tokio::select! {
             () = end.next() => break,
             () = &mut serving => return Err("the API server has ended".into()),
             _ = reload.recv() => reread(parsed, level),
+            () = &mut settled, if !light => {
+                light = true;
+                longshore_sys::text::let_go();
+                longshore_sys::malloc::trim();
+            }
         }
     }
     tracing::info!("processing signal, draining streams; containers go on");
