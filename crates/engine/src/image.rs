@@ -309,7 +309,10 @@ impl Engine {
                     drop(progress.blocking_send(format!("{}\n", loaded.message())))
                 },
             };
-            store.images().load(File::from(archive), request).map(drop)
+            let loaded = store.images().load(File::from(archive), request).map(drop);
+            // Unpacking is over for long, as a rule: its code and memory need not stay.
+            longshore_shim::host::slim();
+            loaded
         })
         .await
     }

@@ -241,6 +241,11 @@ impl Inner {
         );
         // Until here: their content is not collected, and nobody fetches it a second time.
         drop(layers);
+        crate::blocking(|| {
+            longshore_shim::host::slim();
+            Ok(())
+        })
+        .await?;
         Ok(())
     }
 

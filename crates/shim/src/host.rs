@@ -10,6 +10,12 @@ pub use longshore_launcher::{
 };
 pub use longshore_sys::{process::send_signal, resolve, socket::unread};
 
+/// Gives code that is not in use just now, and free memory, back to the kernel; for the end of work that is rare and large.
+pub fn slim() {
+    longshore_sys::text::let_go();
+    longshore_sys::malloc::trim();
+}
+
 /// When a process started, in clock ticks after boot (field 22 of /proc/pid/stat): tells it from a later one of the
 /// same pid.
 ///
